@@ -1,0 +1,28 @@
+#!/usr/bin/env python3
+"""Train, evaluate, put to the Turing test, or use the colorization networks: `main.py --mode ...`."""
+
+import importlib
+import os
+import sys
+
+from src.dataset import DATASETS
+from src.errors import InputError
+from src.options import parse
+
+ROOMS = {"train": "training", "evaluate": "evaluation", "turing": "turing", "colorize": "colorization"}
+
+
+def main(argv=None, mode=None):
+    """Runs one command line (default: this process's own) and returns its exit code; 2 means bad input."""
+    options = parse(sys.argv[1:] if argv is None else argv, mode, DATASETS)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's start-up chatter would hide our own messages
+    try:
+        # Only now, so that --help and wrong options answer without waiting for TensorFlow.
+        return importlib.import_module(f"src.{ROOMS[options.mode]}").run(options) or 0
+    except InputError as error:
+        print(f"{os.path.basename(sys.argv[0])}: error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,34 @@
+"""The two losses of the conditional GAN (Nazeri et al. 2018, section 2): pure functions, one value an image."""
+
+import tensorflow as tf
+
+
+def cross_entropy(logits, target):
+    """Binary cross entropy of logits (N, h, w, 1) against one target in 0..1, averaged over the map -> (N,)."""
+    logits = tf.cast(logits, tf.float32)
+    return tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(tf.fill(tf.shape(logits), target), logits), (1, 2, 3))
+
+
+def discriminator_loss(real_logits, fake_logits, label_smoothing=False):
+    """Real images shall be called real (0.9 if smoothed, Salimans et al. 2016), fake ones fake.
+
+    Returns: dict of dis_loss = dis_loss_real + dis_loss_fake, each (N,).
+    """
+    real = cross_entropy(real_logits, 0.9 if label_smoothing else 1.0)
+    fake = cross_entropy(fake_logits, 0.0)
+    return {"dis_loss": real + fake, "dis_loss_real": real, "dis_loss_fake": fake}
+
+
+def l1_loss(color, fake):
+    """Mean |color - fake| over pixels and channels, in network range: (N, H, W, 3) twice -> (N,)."""
+    return tf.reduce_mean(tf.abs(color - fake), (1, 2, 3))
+
+
+def generator_loss(fake_logits, color, fake, l1_weight=100.0):
+    """The non-saturating adversarial term plus the weighted L1 term (the paper's equation for G*).
+
+    Returns: dict of gen_loss = gen_loss_gan + gen_loss_l1, each (N,); gen_loss_l1 includes its weight.
+    """
+    gan = cross_entropy(fake_logits, 1.0)
+    l1 = l1_weight * l1_loss(color, fake)
+    return {"gen_loss": gan + l1, "gen_loss_gan": gan, "gen_loss_l1": l1}

@@ -1,0 +1,198 @@
+"""The command line: every option once, with its default, unit and meaning."""
+
+import argparse
+import math
+import secrets
+import sys
+from pathlib import Path
+
+MODES = {"train": "0", "evaluate": "1", "turing": "2", "colorize": "3"}  # the original numbers the first three
+EVERY = tuple(MODES)
+TRAIN, EVALUATE, TURING, COLORIZE = ((mode,) for mode in MODES)
+PREDICT = EVALUATE + TURING + COLORIZE
+
+
+def number(convert, minimum, maximum=math.inf, above=False):
+    """Returns a parser of numbers in [minimum, maximum], or in (minimum, maximum] if `above`."""
+    kind = "a whole number" if convert is int else "a number"
+    limits = f"above {minimum:g}" if above else f"of at least {minimum:g}"
+    limits += f" and at most {maximum:g}" if maximum < math.inf else ""
+
+    def parse(text):
+        try:
+            value = float(text)  # also for counts: 1e4 is one
+        except ValueError:
+            value = math.nan
+        if not (minimum < value if above else minimum <= value) or not value <= maximum or not math.isfinite(value):
+            raise argparse.ArgumentTypeError(f"{text!r} is not {kind} {limits}")
+        if convert is int and value != int(value):
+            raise argparse.ArgumentTypeError(f"{text!r} is not {kind} {limits}")
+        return convert(value)
+
+    return parse
+
+
+def one_of(*allowed):
+    """Returns a parser of one of the allowed words, in any case."""
+    def parse(text):
+        if text.lower() not in allowed:
+            raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(allowed)}")
+        return text.lower()
+
+    return parse
+
+
+def boolean(text):
+    """True/False as the original takes them, and what else people type."""
+    if text.lower() in ("true", "1", "yes"):
+        return True
+    if text.lower() in ("false", "0", "no"):
+        return False
+    raise argparse.ArgumentTypeError(f"{text!r} is none of True, False, 1, 0, yes, no")
+
+
+def true_or_false_or_auto(text):
+    return "auto" if text.lower() == "auto" else boolean(text)
+
+
+def gpu_ids(text):
+    """'0' or '0,1,2' -> the devices' numbers; '-1' -> [], the CPU."""
+    try:
+        ids = [int(part) for part in text.split(",")]
+    except ValueError:
+        ids = [-2]
+    if ids == [-1]:
+        return []
+    if min(ids) < 0 or len(set(ids)) < len(ids):
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of GPU numbers such as 0 or 0,1,2, nor -1 for the CPU")
+    return ids
+
+
+def file_name(text):
+    if not text or "/" in text or "\0" in text or text.startswith("."):
+        raise argparse.ArgumentTypeError(f"{text!r} is not usable as the first part of a file's name")
+    return text
+
+
+count, positive_count = number(int, 0), number(int, 1)
+positive, fraction = number(float, 0, above=True), number(float, 0, 1)
+
+# name, default, parser, modes, unit and meaning
+OPTIONS = (
+    ("seed", 0, number(int, 0, 2**31 - 1), EVERY, "of everything random; 0: draw one and record it"),
+    ("name", "CGAN", file_name, EVERY, "first part of the checkpoints' names"),
+    ("dataset", "places365", str, EVERY, "the images, and with them the networks"),
+    ("dataset-path", "./dataset", Path, EVERY, "folder of the dataset; ./dataset becomes ./dataset/<dataset>"),
+    ("checkpoints-path", "./checkpoints", Path, EVERY,
+     "folder of checkpoints; becomes <folder>/<dataset>. Except for training also one checkpoint's prefix"),
+    ("gpu-ids", [0], gpu_ids, EVERY, "GPUs, e.g. 0 or 0,1,2; -1: the CPU"),
+    ("batch-size", 16, positive_count, EVERY, "images, over all devices"),
+    ("download", False, boolean, TRAIN + EVALUATE + TURING, "fetch CIFAR-10's official archive if it is missing"),
+
+    ("color-space", "lab", one_of("lab", "rgb"), TRAIN + EVALUATE, "of the generator's output: lab or rgb"),
+    ("gray-range", 1, one_of("1", "255"), TRAIN,
+     "gray enters the networks as 0..1, or as 0..255 like the original (which drowns the colors)"),
+    ("kernel-size", 4, positive_count, TRAIN, "pixels, of all convolutions but the last"),
+    ("filters", 64, positive_count, TRAIN, "of the first convolution; the others scale with it"),
+    ("normalization", {"train": "moving"}, one_of("moving", "batch"), EVERY,
+     "at inference: moving statistics, or the batch's own like the original; default: as the checkpoint was made for"),
+    ("epochs", 30, positive_count, TRAIN, "passes over the training images"),
+    ("lr", 3e-4, positive, TRAIN, "learning rate of both networks"),
+    ("lr-decay-rate", 0.1, number(float, 0, 1, above=True), TRAIN, "factor of the learning rate..."),
+    ("lr-decay-steps", 5e5, positive, TRAIN, "...over this many iterations"),
+    ("beta1", 0.0, number(float, 0, 0.9999), TRAIN, "Adam's momentum"),
+    ("l1-weight", 100.0, number(float, 0), TRAIN, "weight of the L1 term in the generator's loss"),
+    ("augment", True, boolean, TRAIN, "mirror half of the images"),
+    ("label-smoothing", False, boolean, TRAIN + EVALUATE, "target 0.9 for real images in the discriminator's loss"),
+    ("acc-thresh", 2.0, positive, TRAIN + EVALUATE, "accuracy threshold: L within 1x, a and b within 2.2x of it"),
+    ("precision", "auto", one_of("auto", "float32", "bfloat16", "float16"), TRAIN,
+     "of the networks' arithmetic; auto: bfloat16 on GPUs that have it, else float32"),
+    ("jit", "auto", true_or_false_or_auto, TRAIN, "compile with XLA; auto: on GPUs"),
+    ("deterministic", False, boolean, TRAIN, "two runs bit-identical; slower (half speed on two CPU cores)"),
+
+    ("save", True, boolean, TRAIN, "save checkpoints"),
+    ("save-interval", 1000, positive_count, TRAIN, "iterations"),
+    ("keep", 3, positive_count, TRAIN, "newest checkpoints to keep"),
+    ("sample", True, boolean, TRAIN, "write sample pictures"),
+    ("sample-size", 8, positive_count, TRAIN, "images in a sample picture"),
+    ("sample-interval", 1000, positive_count, TRAIN, "iterations"),
+    ("validate", True, boolean, TRAIN, "measure on the whole test set"),
+    ("validate-interval", 0, count, TRAIN, "iterations; 0: after every epoch"),
+    ("log", True, boolean, TRAIN, "write log_train.dat, log_test.dat and TensorBoard's files"),
+    ("log-interval", 10, positive_count, TRAIN, "iterations"),
+    ("visualize", False, boolean, TRAIN, "draw the learning curves into learning_curves.png"),
+    ("visualize-window", 100, positive_count, TRAIN, "log lines in the curves' moving average"),
+    ("max-unusable", 1.0, number(float, 0, 100), TRAIN, "percent of unreadable or colorless files at which to stop"),
+
+    ("calibrate", 0, count, EVALUATE, "training images from which to fill the normalization's moving statistics"),
+    ("save-calibrated", False, boolean, EVALUATE, "save the calibrated networks as a checkpoint of ours"),
+
+    ("test-size", 100, positive_count, TURING, "trials of a person"),
+    ("test-delay", 0.0, number(float, 0, 3600), TURING, "seconds to decide; 0: no limit"),
+    ("ui", "auto", one_of("auto", "window", "web"), TURING, "a window, or a web page; auto: a window if there is a display"),
+    ("port", 0, number(int, 0, 65535), TURING, "of the web page, on 127.0.0.1; 0: a free one"),
+    ("summary", False, boolean, TURING, "only print the result of the trials so far"),
+
+    ("test-input", None, Path, COLORIZE, "image files or folders to colorize"),
+    ("test-output", None, Path, COLORIZE, "folder for the results"),
+    ("size", 0, count, COLORIZE, "pixels of the longer side that the network sees; 0: its training size"),
+    ("lightness", "original", one_of("original", "network"), COLORIZE, "keep the photograph's, or take the network's"),
+    ("overwrite", False, boolean, COLORIZE, "replace existing results"),
+)
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message):
+        self.exit(2, f"{self.prog}: error: {message}\n")  # one message; the usage would push it off the screen
+
+
+def parse(argv, mode, datasets):
+    """Parses a command line.
+
+    Args:
+        argv: list of str, the words behind the program's name.
+        mode: one of MODES, or None to take it from --mode (default: train).
+        datasets: dict of dataset name -> class with `test_images`, the published size of its test set or None.
+
+    Returns: argparse.Namespace with `mode` and that mode's options; a drawn seed in place of 0.
+    Exits with code 2 and one message on stderr on a wrong option or value.
+    """
+    program = Path(sys.argv[0]).name or "main.py"
+    numbers = {digit: name for name, digit in MODES.items()}
+    parser = Parser(prog=program, allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+                    description="Image colorization with generative adversarial networks.")
+    if mode is None:
+        first = Parser(prog=program, add_help=False, allow_abbrev=False)
+        for each in (first, parser):
+            each.add_argument("--mode", default="train", help=f"{' | '.join(MODES)} (0, 1, 2 and 3 do as well)",
+                              type=lambda text: one_of(*MODES)(numbers.get(text, text)))
+        mode = first.parse_known_args(argv)[0].mode
+    for name, default, convert, modes, meaning in OPTIONS:
+        if mode not in modes:
+            continue
+        convert = one_of(*datasets) if name == "dataset" else convert
+        default = default.get(mode) if isinstance(default, dict) else default
+        several = {"nargs": "+"} if name == "test-input" else {}
+        parser.add_argument(f"--{name}", default=default, type=convert, required=name.startswith("test-") and
+                            mode == "colorize", metavar=name.split("-")[-1].upper(), help=meaning, **several)
+    options, surplus = parser.parse_known_args(argv)
+    for word in surplus:
+        elsewhere = [m for name, _, _, modes, _ in OPTIONS for m in modes if word.split("=")[0] == f"--{name}"]
+        parser.error(f"unknown option {word}" + (f": it belongs to --mode {' and '.join(elsewhere)}" if elsewhere else
+                                                 f"; {program} --help lists them all"))
+    options.mode = mode
+    options.dataset_path, options.checkpoints_path = Path(options.dataset_path), Path(options.checkpoints_path)
+    if options.dataset_path == Path("dataset"):
+        options.dataset_path /= options.dataset
+    prefix = options.checkpoints_path
+    if mode == "train" or not prefix.with_name(f"{prefix.name}.index").is_file():
+        options.checkpoints_path /= options.dataset
+    published = datasets[options.dataset].test_images
+    size = {"train": "sample_size", "turing": "test_size"}.get(mode)
+    if size and published and getattr(options, size) > published:
+        parser.error(f"argument --{size.replace('_', '-')}: {getattr(options, size)} is more than the {published} "
+                     f"test images of {options.dataset}")
+    if mode == "train":
+        options.gray_range = int(options.gray_range)
+    options.seed = options.seed or 1 + secrets.randbelow(2**31 - 1)
+    return options
