@@ -15,7 +15,6 @@ ROOMS = {"train": "training", "evaluate": "evaluation", "turing": "turing", "col
 def main(argv=None, mode=None):
     """Runs one command line (default: this process's own) and returns its exit code; 2 means bad input."""
     options = parse(sys.argv[1:] if argv is None else argv, mode, DATASETS)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's start-up chatter would hide our own messages
     try:
         # Only now, so that --help and wrong options answer without waiting for TensorFlow.
         return importlib.import_module(f"src.{ROOMS[options.mode]}").run(options) or 0

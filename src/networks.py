@@ -116,7 +116,7 @@ class Generator(_Network):
         self.last = self.convolution("conv_last", channels, 3, kernel_size=1)
 
     def call(self, gray, normalize=moving_statistics, dropout_seed=None):
-        """gray (N, H, W, 1) in the gray range -> (N, H, W, 3) float32 in -1..1; no dropout without a seed (int32, (2,))."""
+        """gray (N, H, W, 1) in the gray range -> (N, H, W, 3) float32 in -1..1; no dropout without a seed, int64 (2,)."""
         x, skips = gray, []
         for convolve, norm in self.encoder:
             x = tf.nn.leaky_relu(normalize(norm, convolve(x)), LEAK)  # (N, H/s, W/s, C)
@@ -124,7 +124,7 @@ class Generator(_Network):
         for i, ((convolve, norm), skip) in enumerate(zip(self.decoder, skips[-2::-1], strict=True)):
             x = tf.nn.relu(normalize(norm, convolve(x)))  # (N, 2h, 2w, C)
             if dropout_seed is not None and i < self.dropouts:
-                x = tf.nn.experimental.stateless_dropout(x, DROPOUT, dropout_seed + tf.constant([0, i]))
+                x = tf.nn.experimental.stateless_dropout(x, DROPOUT, dropout_seed + tf.constant([0, i], tf.int64))
             x = tf.concat([skip, x], -1)
         return tf.tanh(tf.cast(self.last(x), tf.float32))
 

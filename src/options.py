@@ -194,5 +194,6 @@ def parse(argv, mode, datasets):
                      f"test images of {options.dataset}")
     if mode == "train":
         options.gray_range = int(options.gray_range)
+    options.seed_drawn = options.seed == 0
     options.seed = options.seed or 1 + secrets.randbelow(2**31 - 1)
     return options

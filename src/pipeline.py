@@ -1,0 +1,112 @@
+"""The input pipeline: which image comes when, as a pure function of (seed, step), and batches of uint8 images of it."""
+
+import threading
+
+import numpy as np
+import tensorflow as tf
+
+from src.images import ImageError, is_gray
+
+
+class Unusable:
+    """Account of the files that cannot be used: each is named once, with the reason, in a log file."""
+
+    def __init__(self, log=None):
+        self.log, self.lock, self.reasons = log, threading.Lock(), {}
+        if log and log.exists():  # a run that goes on
+            self.reasons = dict(line.split("\t", 1) for line in log.read_text().splitlines() if "\t" in line)
+
+    def __len__(self):
+        return len(self.reasons)
+
+    def __contains__(self, name):
+        return name in self.reasons
+
+    def add(self, name, reason):
+        with self.lock:
+            if name in self.reasons:
+                return
+            self.reasons[name] = reason
+            if self.log:
+                with open(self.log, "a") as file:
+                    file.write(f"{name}\t{' '.join(str(reason).split())}\n")
+
+
+def training_batches(dataset, batch_size, seed, start=0, augment=True, unusable=None, shard=0, shards=1):
+    """Endless tf.data.Dataset of training batches, uint8 (batch_size / shards, S, S, 3), from iteration `start` on.
+
+    Position p of the run, counted in images, is image p % N of epoch p // N, in an order of that epoch's own. So a batch
+    may straddle two epochs, each image comes once an epoch, every batch has one shape, and a resumed run goes on exactly
+    where it was, from the one integer `start`.
+
+    Args:
+        augment: mirror half of the images.
+        unusable: an Unusable. A file that cannot be read, or has no color to learn, is replaced by one drawn from (seed, p).
+        shard, shards: element e holds part (shard + e) % shards of a batch, so that replicas share it in order; see
+            `parts` in training.
+    """
+    n, part = len(dataset), batch_size // shards
+    unusable = Unusable() if unusable is None else unusable
+
+    def usable(index, position):
+        draw = np.random.default_rng((seed, position))
+        for _ in range(1000):
+            name = dataset.name(index)
+            if name not in unusable:
+                try:
+                    image = dataset[index]
+                    if not is_gray(image):
+                        return image
+                    unusable.add(name, "no color")
+                except ImageError as error:
+                    unusable.add(name, error)
+            index = draw.integers(n)
+        raise RuntimeError("a thousand files in a row are unusable")
+
+    def load(indices, positions):
+        return np.stack([usable(index, position) for index, position in zip(indices, positions)])
+
+    def batch(element):
+        step = element // shards
+        positions = step * batch_size + (element % shards) * part + tf.range(part, dtype=tf.int64)
+        epochs = positions // n
+        # The op behind tf.random.experimental.index_shuffle: a permutation that needs no memory. (That function itself
+        # takes one seed for all indices only.)
+        seeds = tf.stack([tf.fill([part], tf.constant(seed, tf.int64)), epochs, tf.zeros_like(epochs)], 1)
+        indices = tf.raw_ops.RandomIndexShuffle(index=positions % n, seed=seeds, max_index=n - 1, rounds=4)
+        pixels = tf.numpy_function(load, [indices, positions], tf.uint8)
+        pixels = tf.ensure_shape(pixels, (part, dataset.size, dataset.size, 3))
+        if augment:
+            draws = tf.random.stateless_uniform([batch_size], tf.stack([tf.constant(seed, tf.int64), step]))
+            mirrored = draws[(element % shards) * part:][:part] < 0.5
+            pixels = tf.where(mirrored[:, None, None, None], pixels[:, :, ::-1], pixels)
+        return pixels
+
+    elements = tf.data.Dataset.range(start * shards + shard, np.iinfo(np.int64).max)
+    return elements.map(batch, tf.data.AUTOTUNE, deterministic=True).prefetch(2)
+
+
+def test_batches(dataset, batch_size, unusable=None):
+    """tf.data.Dataset of the whole dataset in file order: (indices int64 (n,), images uint8 (n, S, S, 3)).
+
+    The last batch may be smaller, and so is one with files that cannot be read: `unusable` tells their names.
+    """
+    unusable = Unusable() if unusable is None else unusable
+
+    def load(start):
+        indices, pixels = [], [np.empty((0, dataset.size, dataset.size, 3), np.uint8)]
+        for index in range(start, min(start + batch_size, len(dataset))):
+            try:
+                pixels.append(dataset[index][None])
+                indices.append(index)
+            except ImageError as error:
+                unusable.add(dataset.name(index), error)
+        return np.array(indices, np.int64), np.concatenate(pixels)
+
+    def batch(start):
+        indices, pixels = tf.numpy_function(load, [start], (tf.int64, tf.uint8))
+        return tf.ensure_shape(indices, (None,)), tf.ensure_shape(pixels, (None, dataset.size, dataset.size, 3))
+
+    starts = tf.data.Dataset.range(0, len(dataset), batch_size)
+    batches = starts.map(batch, tf.data.AUTOTUNE, deterministic=True)
+    return batches.filter(lambda indices, _: tf.size(indices) > 0).prefetch(2)

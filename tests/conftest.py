@@ -1,0 +1,43 @@
+"""What the tests share: the command lines run in this process, so that TensorFlow is imported once, and a tiny checkpoint."""
+
+import contextlib
+import io
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+import main
+
+
+def run(script, *arguments):
+    """Runs e.g. run("train.py", "--dataset", "demo") -> its exit code, stdout and stderr (an object of these names)."""
+    mode = {"train.py": "train", "test-eval.py": "evaluate", "test-turing.py": "turing", "colorize.py": "colorize"}
+    stdout, stderr, name = io.StringIO(), io.StringIO(), sys.argv[0]
+    sys.argv[0] = script
+    try:
+        with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
+            code = main.main([str(argument) for argument in arguments], mode.get(script))
+    except SystemExit as stop:  # argparse
+        code = stop.code
+    finally:
+        sys.argv[0] = name
+    return SimpleNamespace(code=code, stdout=stdout.getvalue(), stderr=stderr.getvalue())
+
+
+@pytest.fixture(scope="session")
+def cli():
+    return run
+
+
+# A demo run that is over in seconds: 3464 patches in batches of 1732 make two iterations of tiny networks.
+TINY = ("--dataset", "demo", "--filters", "4", "--batch-size", "1732", "--epochs", "1", "--seed", "7")
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory):
+    """The folder to give as --checkpoints-path (with --dataset demo), with a run of two iterations in it."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    result = run("train.py", *TINY, "--checkpoints-path", folder)
+    assert result.code == 0, result.stderr
+    return folder
