@@ -73,7 +73,7 @@ def describe(prefix):
     if len(kernel) != 4:
         some = ", ".join(sorted(found)[:5])
         raise InputError(f"{prefix}: no checkpoint of colorization networks; it holds {len(found)} variables ({some} ...)")
-    for network, architecture in networks.ARCHITECTURES.items():
+    for network, architecture in networks.ARCHITECTURES.items():  # noqa: B007
         if len(units("gen")) == len(architecture.encoder):
             break
     else:

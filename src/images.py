@@ -1,6 +1,7 @@
 """Image files in and out, and sample grids: bytes on disk <-> upright 8-bit pixels."""
 
 import os
+import struct
 import threading
 import warnings
 from contextlib import contextmanager
@@ -143,7 +144,18 @@ def save(path, image, format=None, **kept):
     format = format or Image.registered_extensions()[Path(path).suffix.lower()]
     quality = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"quality": 95}}.get(format, {})
     with beside(path) as part:
-        image.save(part, format=format, **{**quality, **kept})
+        if format == "BMP" and image.mode == "RGBA":
+            part.write_bytes(_bmp_header(image) + image.tobytes("raw", "BGRA", 0, -1))
+        else:
+            image.save(part, format=format, **{**quality, **kept})
+
+
+def _bmp_header(image):
+    """Of 32-bit pixels, bottom row first, that says (version 4) that there is alpha; Pillow's keeps that to itself."""
+    size = 4 * image.width * image.height
+    return (struct.pack("<2sIII", b"BM", 122 + size, 0, 122)
+            + struct.pack("<IiiHHIIiiII", 108, image.width, image.height, 1, 32, 3, size, 2835, 2835, 0, 0)
+            + struct.pack("<4I4s48x", 0xFF0000, 0xFF00, 0xFF, 0xFF000000, b"BGRs"))
 
 
 def write(path, pixels):

@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import re
 import secrets
 import sys
 from pathlib import Path
@@ -158,6 +159,12 @@ def parse(argv, mode, datasets):
     Exits with code 2 and one message on stderr on a wrong option or value.
     """
     program = Path(sys.argv[0]).name or "main.py"
+    words, argv = argv, []
+    for word in words:  # argparse takes -3e-4 for an option
+        if argv and argv[-1].startswith("--") and re.match(r"-[\d.]", word):
+            argv[-1] += f"={word}"
+        else:
+            argv.append(word)
     numbers = {digit: name for name, digit in MODES.items()}
     parser = Parser(prog=program, allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter,
                     description="Image colorization with generative adversarial networks.")

@@ -1,0 +1,261 @@
+"""src/images.py against Pillow's own pixels, hand-made files and broken ones."""
+
+import io
+import struct
+import subprocess
+import sys
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image, ImageCms
+
+from src import images
+
+ROOT = str(images.Path(images.__file__).parents[1])
+
+
+@pytest.fixture(scope="module")
+def rgb():
+    """A smooth color picture without any symmetry, uint8 (24,36,3)."""
+    y, x = np.mgrid[:24, :36]
+    return np.stack([x * 7, y * 10, (x + 2 * y) * 3], -1).astype(np.uint8)
+
+
+def png(samples, color_type):
+    """PNG bytes of big-endian 16-bit samples (H,W,C): Pillow writes only gray ones."""
+    def chunk(name, data):
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in samples)
+    header = struct.pack(">IIBBBBB", samples.shape[1], samples.shape[0], 16, color_type, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def gray_profile(gamma):
+    """Bytes of a minimal ICC profile of gray with a gamma curve."""
+    white = b"XYZ \0\0\0\0" + struct.pack(">iii", 0xF6D6, 0x10000, 0xD32D)
+    curve = b"curv\0\0\0\0" + struct.pack(">IHxx", 1, int(gamma * 256))
+    tags = struct.pack(">I4sII4sII", 2, b"wtpt", 156, 20, b"kTRC", 176, 16)
+    header = struct.pack(">I4sI4s4s4s", 192, b"\0" * 4, 0x02400000, b"mntr", b"GRAY", b"XYZ ") + b"\0" * 12 + b"acsp"
+    return (header.ljust(68, b"\0") + white[8:]).ljust(128, b"\0") + tags + white + curve
+
+
+@pytest.mark.parametrize("suffix, mode", [
+    (suffix, mode) for suffix, modes in {
+        ".png": "1 L LA P PA RGB RGBA", ".bmp": "1 L P RGB RGBA", ".webp": "RGB RGBA", ".jpg": "L RGB CMYK",
+        ".tif": "1 L LA P RGB RGBA CMYK YCbCr"}.items() for mode in modes.split() if mode != "PA"])
+def test_every_mode_reads_as_pillow_converts_it(tmp_path, rgb, suffix, mode):
+    picture = Image.fromarray(rgb).convert(mode)
+    if mode[-1] == "A":
+        picture.putalpha(Image.fromarray(rgb[..., 0] | 1))
+    images.save(tmp_path / f"a{suffix}", picture, **({"lossless": True, "exact": True} if suffix == ".webp" else {}))
+    got = images.read_rgb(tmp_path / f"a{suffix}")
+    expected = np.asarray(picture.convert("RGB")) if suffix != ".jpg" else np.asarray(
+        Image.open(tmp_path / f"a{suffix}").convert("RGB"))
+    assert got.dtype == np.uint8
+    np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("transparency", [3, bytes(range(0, 256, 2))])
+def test_palette_with_transparency(tmp_path, rgb, transparency):
+    picture = Image.fromarray(rgb).quantize(128)
+    picture.save(tmp_path / "a.png", transparency=transparency)
+    with images.opened(tmp_path / "a.png", 10**6) as image:
+        decoded = images.decode(image)
+    assert decoded.mode == "RGBA"
+    np.testing.assert_array_equal(np.asarray(decoded)[..., :3], np.asarray(picture.convert("RGB")))
+    index = np.asarray(picture)
+    expected = np.where(index == 3, 0, 255) if transparency == 3 else index * 2
+    np.testing.assert_array_equal(np.asarray(decoded)[..., 3], expected)
+
+
+@pytest.mark.parametrize("kind", ["png", "little", "big", "white is zero"])
+def test_sixteen_bit_gray_is_scaled_not_clipped(tmp_path, kind):
+    samples = np.linspace(0, 65535, 24 * 36).astype(np.uint16).reshape(24, 36)
+    if kind == "png":
+        (tmp_path / "a").write_bytes(png(samples[..., None], 0))
+    else:
+        white_is_zero = kind == "white is zero"
+        tifffile.imwrite(tmp_path / "a", 65535 - samples if white_is_zero else samples,
+                         byteorder=">" if kind == "big" else "<",
+                         photometric="miniswhite" if white_is_zero else "minisblack")
+    got = images.read_rgb(tmp_path / "a")
+    assert images.is_gray(got)
+    np.testing.assert_array_equal(got[..., 0], np.round(samples / 257).astype(np.uint8))
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_sixteen_bit_color(tmp_path, rgb, suffix):
+    samples = rgb.astype(np.uint16) * 257
+    if suffix == "png":
+        (tmp_path / "a").write_bytes(png(samples, 2))
+    else:
+        tifffile.imwrite(tmp_path / "a", samples, photometric="rgb")
+    np.testing.assert_array_equal(images.read_rgb(tmp_path / "a"), rgb)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".jpg", ".webp"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation(tmp_path, rgb, suffix, orientation):
+    picture = Image.fromarray(rgb)
+    method = [None, None, Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.ROTATE_180, Image.Transpose.FLIP_TOP_BOTTOM,
+              Image.Transpose.TRANSPOSE, Image.Transpose.ROTATE_90, Image.Transpose.TRANSVERSE,
+              Image.Transpose.ROTATE_270][orientation]  # how a camera held so stores the scene
+    stored = picture if method is None else picture.transpose(method)
+    exif = Image.Exif()
+    exif[274] = orientation
+    stored.save(tmp_path / f"a{suffix}", exif=exif, **({} if suffix in (".png", ".tif") else {"quality": 100}))
+    got = images.read_rgb(tmp_path / f"a{suffix}").astype(int)
+    assert got.shape == rgb.shape
+    assert abs(got - rgb).max() <= (0 if suffix in (".png", ".tif") else 40)
+    assert abs(got - rgb).mean() < 6
+
+
+def test_profiles_that_are_not_rgbs_are_applied_and_dropped(tmp_path):
+    gray = np.arange(256, dtype=np.uint8)[None].repeat(4, 0)
+    Image.fromarray(gray).save(tmp_path / "a.png", icc_profile=gray_profile(1.0))
+    with images.opened(tmp_path / "a.png", 10**6) as image:
+        decoded = images.decode(image)
+    linear = gray / 255
+    expected = 255 * np.where(linear > 0.0031308, 1.055 * linear ** (1 / 2.4) - 0.055, 12.92 * linear)
+    assert abs(np.asarray(decoded.convert("L")) - expected)[:, 16:].max() < 2  # LittleCMS interpolates the darkest ones
+    assert "icc_profile" not in decoded.info
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK", "RGB"])
+def test_profiles_broken_or_of_rgb_change_no_pixel(tmp_path, rgb, mode):
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    for profile, stays in ((srgb, mode != "CMYK"), (b"garbage" * 30, mode == "RGB")):
+        if mode == "CMYK" and profile is srgb:
+            continue
+        Image.fromarray(rgb).convert(mode).save(tmp_path / "a.tif", icc_profile=profile)
+        with images.opened(tmp_path / "a.tif", 10**6) as image:
+            decoded = images.decode(image)
+        assert ("icc_profile" in decoded.info) is stays
+        np.testing.assert_array_equal(decoded.convert("RGB"), Image.fromarray(rgb).convert(mode).convert("RGB"))
+
+
+def test_content_counts_not_the_name(tmp_path, rgb):
+    Image.fromarray(rgb).save(tmp_path / "a.jpg", format="PNG")
+    np.testing.assert_array_equal(images.read_rgb(tmp_path / "a.jpg"), rgb)
+    np.testing.assert_array_equal(images.read_rgb(io.BytesIO((tmp_path / "a.jpg").read_bytes())), rgb)
+
+
+@pytest.mark.parametrize("content, reason", [
+    (b"", "empty"), (b"hello", "not a readable"), (b"\xff\xd8\xff\xe0" + b"\0" * 50, ": ."), (b"GIF", "not a readable"),
+    ("truncated", "truncated"), ("float", "8 or 16"), ("folder", "directory"), ("missing", "No such file")])
+def test_what_cannot_be_read_says_why(tmp_path, rgb, content, reason):
+    path = tmp_path / "a.jpg"
+    if content == "truncated":
+        Image.fromarray(rgb.repeat(20, 0)).save(path)
+        path.write_bytes(path.read_bytes()[:2000])
+    elif content == "float":
+        tifffile.imwrite(path, rgb[..., 0].astype(np.float32))
+    elif content == "folder":
+        path.mkdir()
+    elif content == b"GIF":  # a format that is not asked for is not decoded
+        Image.fromarray(rgb).save(path, format="GIF")
+    elif content != "missing":
+        path.write_bytes(content)
+    with pytest.raises(images.ImageError, match=reason) as raised:
+        images.read_rgb(path)
+    assert str(raised.value).startswith(str(path)) and "\n" not in str(raised.value)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif", ".bmp", ".webp"])
+def test_mutated_files_give_pixels_or_an_image_error(tmp_path, rgb, suffix):
+    Image.fromarray(rgb).save(tmp_path / f"a{suffix}")
+    good = np.frombuffer((tmp_path / f"a{suffix}").read_bytes(), np.uint8)
+    random = np.random.default_rng(1)
+    for _ in range(60):
+        bad = good.copy()
+        at = random.integers(0, min(len(bad), 400), 4)
+        bad[at] = random.integers(0, 256, 4)
+        with suppress(images.ImageError):
+            assert images.read_rgb(io.BytesIO(bad[:random.integers(1, 2 * len(bad))].tobytes())).ndim == 3
+
+
+@pytest.mark.parametrize("format", ["PNG", "TIFF"])
+def test_a_bomb_is_refused_from_its_header(tmp_path, format):
+    """In a process of its own, for a peak of memory of its own: 170 megapixels would take 170 MB at least."""
+    bomb = Image.new("L", (17_000, 10_000))
+    bomb.save(tmp_path / "bomb", format=format, **({"compression": "tiff_adobe_deflate"} if format == "TIFF" else {}))
+    assert (tmp_path / "bomb").stat().st_size < 2e6
+    program = f"""
+import resource, sys
+sys.path.insert(0, {ROOT!r})
+from src import images
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    images.read_rgb({str(tmp_path / "bomb")!r})
+except images.ImageError as error:
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, error)"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert "17000x10000 is over the limit of 50,000,000 pixels" in done.stdout and not done.stderr
+    assert int(done.stdout.split()[0]) < 20_000  # KB
+
+
+def test_max_pixels_is_inclusive(tmp_path, rgb):
+    images.write(tmp_path / "a.png", rgb)
+    assert images.read_rgb(tmp_path / "a.png", max_pixels=24 * 36).shape == rgb.shape
+    with pytest.raises(images.ImageError, match="36x24 is over"):
+        images.read_rgb(tmp_path / "a.png", max_pixels=24 * 36 - 1)
+
+
+def test_many_threads(tmp_path, rgb):
+    for i in range(8):
+        images.write(tmp_path / f"{i}.png", np.roll(rgb, i, 1))
+    with ThreadPoolExecutor(8) as pool:
+        for i, got in enumerate(pool.map(lambda i: images.read_rgb(tmp_path / f"{i % 8}.png"), range(200))):
+            np.testing.assert_array_equal(got, np.roll(rgb, i % 8, 1))
+
+
+def test_write(tmp_path, rgb):
+    images.write(tmp_path / "a.png", rgb)
+    images.write(tmp_path / "g.png", rgb[..., 0])
+    images.write(tmp_path / "a.jpg", rgb)
+    np.testing.assert_array_equal(images.read_rgb(tmp_path / "a.png"), rgb)
+    assert Image.open(tmp_path / "g.png").mode == "L"
+    assert Image.open(tmp_path / "a.jpg").layer[0][1:3] == (1, 1)  # colors are not subsampled
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jpg", "a.png", "g.png"]
+
+
+def test_a_write_that_fails_leaves_what_was_there(tmp_path, rgb):
+    images.write(tmp_path / "a.png", rgb)
+    with pytest.raises(RuntimeError), images.beside(tmp_path / "a.png") as part:
+        part.write_bytes(b"half")
+        raise RuntimeError
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+    np.testing.assert_array_equal(images.read_rgb(tmp_path / "a.png"), rgb)
+
+
+def test_grid(rgb):
+    result = images.grid([[rgb, rgb // 2], [rgb // 3]], gap=3)
+    assert result.shape == (24 * 2 + 3, 36 * 2 + 3, 3) and result.dtype == np.uint8
+    np.testing.assert_array_equal(result[:24, :36], rgb)
+    np.testing.assert_array_equal(result[:24, 39:], rgb // 2)
+    np.testing.assert_array_equal(result[27:, :36], rgb // 3)
+    assert (result[24:27] == 255).all() and (result[:, 36:39] == 255).all() and (result[27:, 39:] == 255).all()
+
+
+def test_is_gray(rgb):
+    gray = rgb[..., :1].repeat(3, 2)
+    assert images.is_gray(gray)
+    for channel in range(3):
+        almost = gray.copy()
+        almost[5, 5, channel] ^= 1
+        assert not images.is_gray(almost)
+
+
+@pytest.mark.parametrize("shape", [(24, 36), (36, 24), (8, 8), (1, 1)])
+def test_fit(shape):
+    y, x = np.mgrid[:shape[0], :shape[1]]
+    center = (abs(y - (shape[0] - 1) / 2) < min(shape) / 2) & (abs(x - (shape[1] - 1) / 2) < min(shape) / 2)
+    result = images.fit(np.where(center, 200, 0).astype(np.uint8)[..., None].repeat(3, 2), 16)
+    assert result.shape == (16, 16, 3)
+    assert (result[2:-2, 2:-2] > 190).all()  # the central square, nothing of what is cropped

@@ -1,0 +1,229 @@
+"""Training through its command line: what a run leaves, how it goes on, what it refuses, and that it learns."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import TINY
+from parity.write_tf1_checkpoint import write
+from PIL import Image
+
+from src import logs
+from src.checkpoint import read
+from src.model import Model
+
+ROOT = Path(__file__).parent.parent
+
+
+def files(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.fixture
+def copied(tiny_checkpoint, tmp_path):
+    """The tiny run's folder, to do with as one likes."""
+    shutil.copytree(tiny_checkpoint, tmp_path / "checkpoints")
+    return tmp_path / "checkpoints"
+
+
+def test_what_a_run_leaves(tiny_checkpoint):
+    folder = tiny_checkpoint / "demo"
+    left = files(folder)
+    assert {"CGAN_demo-2.index", "CGAN_demo-2.data-00000-of-00001", "checkpoint", "log_train.dat", "log_test.dat",
+            "options.json", "samples/demo_2.png"} <= set(left)
+    assert len([name for name in left if name.startswith("tensorboard/")]) == 2
+    picture = np.asarray(Image.open(folder / "samples/demo_2.png"))
+    assert picture.shape == (8 * 130 - 2, 3 * 130 - 2, 3)  # 8 images, 4 times enlarged
+    gray, original = picture[:128, :128], picture[:128, 130:258]
+    assert (gray[..., 0] == gray[..., 1]).all() and not (original[..., 0] == original[..., 1]).all()
+    np.testing.assert_allclose(gray[..., 0], original @ [0.2989, 0.5870, 0.1140], atol=0.51)
+
+    header = "# epoch step lossD lossD_fake lossD_real lossG lossG_l1 lossG_gan acc"
+    for split in ("train", "test"):
+        assert (folder / f"log_{split}.dat").read_text().splitlines()[0] == header
+        log = logs.read(folder, split)
+        assert log["step"].tolist() == [2] and log["epoch"].tolist() == [1]
+        np.testing.assert_allclose(log["lossD"], log["lossD_fake"] + log["lossD_real"], rtol=1e-5)
+        np.testing.assert_allclose(log["lossG"], log["lossG_l1"] + log["lossG_gan"], rtol=1e-5)
+
+    record = json.loads((folder / "options.json").read_text())
+    assert record["seed"] == record["options"]["seed"] == 7 and record["device"] == "CPU"
+    assert record["options"]["filters"] == 4 and record["versions"]["tensorflow"] == tf.__version__
+    assert tf.train.latest_checkpoint(str(folder)).endswith("CGAN_demo-2")  # TensorFlow's own tools find it
+
+
+def test_tensorboard_has_scalars_and_pictures(tiny_checkpoint):
+    seen = set()
+    for path in (tiny_checkpoint / "demo" / "tensorboard").rglob("events*"):
+        for raw in tf.data.TFRecordDataset(str(path)):
+            seen |= {value.tag for value in tf.compat.v1.Event.FromString(raw.numpy()).summary.value}
+    assert {"dis_loss", "gen_loss_l1", "accuracy", "gray | original | colorized"} <= seen
+
+
+def test_a_finished_run_says_so_and_goes_on_with_more_epochs(copied, cli):
+    before = files(copied)
+    result = cli("train.py", *TINY, "--checkpoints-path", copied)
+    assert result.code == 0 and "This run is finished" in result.stdout and files(copied) == before
+    result = cli("train.py", *TINY, "--checkpoints-path", copied, "--epochs", 2, "--lr", 1e-4, "--visualize", True)
+    assert result.code == 0, result.stderr
+    assert "Going on from" in result.stdout and "--epochs 1 -> 2, --lr 0.0003 -> 0.0001" in result.stdout
+    assert logs.read(copied / "demo", "train")["step"].tolist() == [2, 4]
+    assert {"demo/CGAN_demo-4.index", "demo/samples/demo_4.png", "demo/learning_curves.png"} <= set(files(copied))
+    assert np.asarray(Image.open(copied / "demo/learning_curves.png")).std() > 5
+
+
+@pytest.mark.parametrize("option, value, words", [
+    ("--color-space", "rgb", "color_space was lab and is rgb"), ("--gray-range", "255", "gray_range was 1 and is 255"),
+    ("--kernel-size", "3", "kernel_size was 4 and is 3"), ("--filters", "5", "filters was 4 and is 5")])
+def test_what_would_be_another_training_is_refused(tiny_checkpoint, cli, option, value, words):
+    before = files(tiny_checkpoint)
+    result = cli("train.py", *TINY, "--checkpoints-path", tiny_checkpoint, option, value)
+    assert result.code == 2 and words in result.stderr and result.stderr.count("\n") == 1
+    assert files(tiny_checkpoint) == before
+
+
+def test_a_sample_larger_than_the_test_set(tmp_path, cli):
+    result = cli("train.py", *TINY, "--checkpoints-path", tmp_path, "--sample-size", 10_000)
+    assert result.code == 2 and "--sample-size 10000 is more than the 221 test images" in result.stderr
+    assert files(tmp_path) == []
+
+
+def test_missing_data_leaves_nothing(tmp_path, cli, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = cli("train.py", "--dataset", "cifar10", "--gpu-ids", "-1")
+    assert result.code == 2 and "dataset/cifar10 does not exist" in result.stderr and files(tmp_path) == []
+    assert "No GPU" not in result.stdout  # -1 asked for the CPU
+
+
+def test_a_second_run_in_the_same_folder_is_refused(tmp_path, cli):
+    (tmp_path / "demo").mkdir()
+    holder = subprocess.Popen([sys.executable, "-c", textwrap.dedent("""
+        import fcntl, sys
+        lock = open(sys.argv[1], "w"); fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.write("process 1 on elsewhere"); lock.flush(); print(flush=True); sys.stdin.read()
+        """), tmp_path / "demo" / ".lock"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    holder.stdout.readline()
+    result = cli("train.py", *TINY, "--checkpoints-path", tmp_path)
+    assert result.code == 2 and "another run is training here (process 1 on elsewhere)" in result.stderr
+    holder.kill()
+    holder.wait()
+    assert cli("train.py", *TINY, "--checkpoints-path", tmp_path, "--sample", 0, "--validate", 0).code == 0
+
+
+def test_diverging_training_stops_and_keeps_the_last_good_checkpoint(tmp_path, cli):
+    result = cli("train.py", "--dataset", "demo", "--filters", "2", "--batch-size", "16", "--epochs", "1", "--lr", "1e30",
+                 "--checkpoints-path", tmp_path, "--save-interval", "1", "--log-interval", "3", "--sample", "0", "--validate", "0")
+    assert result.code == 2 and "diverged" in result.stderr and "--lr" in result.stderr
+    assert int(re.search(r"iteration (\d+)", result.stderr)[1]) <= 6
+    for index in (tmp_path / "demo").glob("*.index"):
+        values = read(index.with_suffix(""))
+        assert all(np.isfinite(value).all() for value in values.values() if value.dtype.kind == "f")
+
+
+def test_starting_from_the_originals_checkpoint(tmp_path, cli):
+    """On a folder of four images, since its networks cannot be made small."""
+    import pickle
+
+    (tmp_path / "cifar10").mkdir()
+    for name in ("data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch"):
+        pixels = np.random.default_rng(len(name)).integers(0, 256, (1, 3072), np.uint8)
+        (tmp_path / "cifar10" / name).write_bytes(pickle.dumps({b"data": pixels}, protocol=2))
+    prefix = write("cifar10", tmp_path / "checkpoints" / "cifar10")
+    line = ["train.py", "--dataset", "cifar10", "--dataset-path", tmp_path / "cifar10", "--checkpoints-path",
+            tmp_path / "checkpoints", "--batch-size", "5", "--epochs", "1", "--lr", "1e-9", "--sample-size", "1"]
+    result = cli(*line)
+    assert result.code == 2 and "gray_range was 255 and is 1" in result.stderr
+    result = cli(*line, "--gray-range", "255")
+    assert result.code == 0, result.stderr
+    assert "Starting from the weights of" in result.stdout
+    names = ["gen/conv0/kernel", "dis/conv3/kernel"]
+    trained, original = read(prefix.with_name("CGAN_cifar10-1"), names), read(prefix, names)
+    for name in names:
+        np.testing.assert_allclose(trained[name], original[name], atol=1e-6)
+
+
+REPEAT = """
+import shutil, sys
+from pathlib import Path
+import main
+
+def train(folder, *more):
+    line = ("--dataset demo --filters 4 --batch-size 400 --epochs 1 --seed 5 --deterministic True --log-interval 1 "
+            "--save-interval 2 --keep 9 --sample False --validate False")
+    assert main.main([*line.split(), "--checkpoints-path", str(folder), *more], "train") == 0
+
+whole, parts = Path("whole"), Path("parts")
+train(whole)
+for step in (2, 4, 8):  # as if killed after that save
+    folder = parts / str(step) / "demo"
+    folder.mkdir(parents=True)
+    for file in (whole / "demo").glob(f"CGAN_demo-{step}.*"):
+        shutil.copy(file, folder)
+    train(folder.parent)
+"""
+
+
+def test_interrupted_and_uninterrupted_runs_end_bit_identical(tmp_path):
+    """Dropout, mirroring and order included; in a process of its own, since threads are chosen once."""
+    result = subprocess.run([sys.executable, "-c", REPEAT], cwd=tmp_path, capture_output=True, text=True,
+                            env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert result.returncode == 0, result.stderr
+    whole, log = read(tmp_path / "whole/demo/CGAN_demo-9"), logs.read(tmp_path / "whole/demo", "train")
+    assert "gen/conv0/kernel/Adam_1" in whole and whole["global_step"] == 9 and whole["gen/iterations"] == 18
+    for step in (2, 4, 8):
+        folder = tmp_path / "parts" / str(step) / "demo"
+        part = read(folder / "CGAN_demo-9")
+        assert part.keys() == whole.keys()
+        for name in whole.keys() - {"record"}:
+            np.testing.assert_array_equal(part[name], whole[name], err_msg=name)
+        for name, column in logs.read(folder, "train").items():
+            np.testing.assert_array_equal(column, log[name][step:], err_msg=name)
+
+
+def test_the_same_seed_gives_the_same_start():
+    weights = [Model("cifar10", filters=4, seed=seed).generator.by_name()["gen/conv3/kernel"].numpy() for seed in (1, 1, 2)]
+    np.testing.assert_array_equal(weights[0], weights[1])
+    assert (weights[0] != weights[2]).any()
+    deep = Model("cifar10", seed=1).generator.by_name()["gen/conv4/kernel"].numpy()
+    assert deep.var() == pytest.approx(1 / (4 * 4 * 512), rel=0.02)  # variance 1/fan_in
+    assert abs(deep).max() < 2.3 * deep.std()  # truncated normal
+
+
+def test_the_loop_compiles_once_and_learns():
+    """One trace for all iterations, moving statistics that move, dropout that differs, and a loss that falls."""
+    model = Model("cifar10", filters=8, seed=1)
+    model.prepare_training(lr=1e-3)
+    images = np.random.default_rng(0).integers(0, 256, (8, 2, 2, 3), np.uint8).repeat(16, 1).repeat(16, 2)
+    before = model.generator.by_name()["gen/bn_conv0/moving_mean"].numpy()
+    first = [model.train_step(images)["gen_loss_l1"].numpy() for _ in range(3)][0]
+    for _ in range(60):
+        last = model.train_step(images)["gen_loss_l1"].numpy()
+    assert last < 0.5 * first
+    assert model.train_step.experimental_get_tracing_count() == 1
+    assert (model.generator.by_name()["gen/bn_conv0/moving_mean"].numpy() != before).all()
+    assert model.step == 63 and model.optimizers["gen"].iterations == 126
+
+
+def test_an_images_colors_do_not_depend_on_its_batch():
+    images = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), np.uint8)
+    for normalization, depends in (("moving", False), ("batch", True)):
+        model = Model("cifar10", filters=4, normalization=normalization)
+        alone, among = model.colorize(images[:1])[0], model.colorize(images)[0]
+        assert (np.abs(alone.astype(int) - among) > 1).any() == depends
+        np.testing.assert_array_equal(model.colorize(images), model.colorize(images))  # no dropout
+
+
+def test_the_learning_rate_decays():
+    model = Model("cifar10", filters=2)
+    model.prepare_training(lr=3e-4, lr_decay_rate=0.1, lr_decay_steps=1e4)
+    for step, expected in ((0, 3e-4), (5000, 3e-4 * 0.1 ** 0.5), (20_000, 3e-6), (100_000, 1e-8)):
+        model.step.assign(step)
+        assert model.learning_rate().numpy() == pytest.approx(expected, rel=1e-5)
