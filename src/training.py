@@ -264,5 +264,5 @@ def _check_space(model, path):
     needed = sum(variable.shape.num_elements() * variable.dtype.size for variable in model.state().values())
     free = shutil.disk_usage(path).free
     if free < 1.1 * needed:
-        raise InputError(f"{path}: {free / 1e6:.0f} MB are free there, and a checkpoint takes {needed / 1e6:.0f}; make room, or "
+        raise InputError(f"{path}: {free / 1e6:.0f} MB are free, and a checkpoint takes {needed / 1e6:.0f}; make room, or "
                          "choose another folder with --checkpoints-path")

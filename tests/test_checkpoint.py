@@ -1,0 +1,209 @@
+"""Checkpoints: ours and the original's are opened, whatever else or broken is refused, and nothing is half loaded."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import TINY
+
+from src import checkpoint
+from src.dataset import DATASETS
+from src.errors import InputError
+from src.model import Model
+from src.options import parse
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
+
+
+def bundle(prefix, tensors):
+    """Writes tensors as any TensorFlow program would."""
+    prefix.parent.mkdir(parents=True, exist_ok=True)
+    tf.raw_ops.SaveV2(prefix=str(prefix), tensor_names=list(tensors), shape_and_slices=[""] * len(tensors),
+                      tensors=[tf.convert_to_tensor(value) for value in tensors.values()])
+    return prefix
+
+
+def original(prefix, network="cifar10", optimizers=True, **arguments):
+    """A small checkpoint as the original program saves one, and the model whose weights it has."""
+    model = Model(network, filters=4, gray_range=255, normalization="batch", seed=5, **arguments)
+    if optimizers and model.discriminator:
+        model.prepare_training()
+    tensors = {name: v for name, v in model.state().items() if not name.endswith("/iterations")}
+    tensors["global_step"] = np.int32(7)
+    if optimizers:
+        tensors |= {"beta1_power": np.int32(0), "beta2_power": np.float32(0.999), "beta2_power_1": np.float32(0.999)}
+    bundle(prefix, tensors)
+    return model
+
+
+def opened(folder, dataset="cifar10", *more):
+    return checkpoint.load_for_inference(parse(
+        ["--dataset", dataset, "--checkpoints-path", str(folder), *more], "evaluate", DATASETS))
+
+
+@pytest.mark.parametrize("where", ["cifar10", "."])
+@pytest.mark.parametrize("optimizers", [True, False])
+def test_the_originals_checkpoint(tmp_path, where, optimizers):
+    model = original(tmp_path / where / "CGAN_cifar10", optimizers=optimizers)
+    for path in (tmp_path, tmp_path / where, tmp_path / where / "CGAN_cifar10"):  # parent, folder, prefix
+        loaded = opened(path)
+        assert (loaded.gray_range, loaded.normalization, loaded.color_space, loaded.step) == (255, "batch", "lab", 7)
+        np.testing.assert_array_equal(loaded.colorize(IMAGES), model.colorize(IMAGES))
+    assert opened(tmp_path, "cifar10", "--normalization", "moving", "--color-space", "rgb").normalization == "moving"
+
+
+def test_without_a_discriminator_and_with_the_patch_one(tmp_path):
+    original(tmp_path / "a" / "CGAN_cifar10", discriminator=None)
+    loaded = opened(tmp_path / "a")
+    assert loaded.discriminator is None and set(loaded.evaluate(IMAGES)[1]) == {"gen_loss_l1"}
+    for kind in ("deep", "patch"):
+        original(tmp_path / kind / "CGAN_places365", "places365", discriminator=kind)
+        assert opened(tmp_path / kind, "places365").record["discriminator"] == kind
+
+
+def changed(change):
+    def tensors(model):
+        found = {name: v.numpy() for name, v in model.state().items()}
+        change(found)
+        return found
+    return tensors
+
+
+@pytest.mark.parametrize("change, words", [
+    (lambda t: t.pop("gen/conv2/bias"), ["does not fit", "missing: gen/conv2/bias"]),
+    (lambda t: t.update({"gen/extra/kernel": np.zeros(3)}), ["surplus: gen/extra/kernel"]),
+    (lambda t: t.update({"gen/deconv1/bias": np.zeros(9, np.float32)}), ["misshapen: gen/deconv1/bias [9] instead of [16]"]),
+    (lambda t: t.update({"gen/deconv1/bias": np.full(16, np.nan, np.float32)}), ["no finite numbers", "gen/deconv1/bias"]),
+    (lambda t: t.update({"gen/deconv1/bias": np.full(16, b"x")}), ["gen/deconv1/bias"]),
+    (lambda t: [t.pop(name) for name in list(t) if "conv4" in name], ["4 encoder units", "5 (cifar10), 8 (places365)"]),
+    (lambda t: [t.pop(name) for name in list(t) if "dis/conv3" in name], ["3 units", "cifar10 are [4]"]),
+    (lambda t: [t.pop(name) for name in list(t)[:]] and t.update({"dense/kernel": np.zeros((2, 2))}),
+     ["no checkpoint of colorization networks", "dense/kernel"])])
+def test_what_does_not_fit_is_refused(tmp_path, change, words):
+    bundle(tmp_path / "cifar10" / "CGAN_cifar10", changed(change)(Model("cifar10", filters=4)))
+    with pytest.raises(InputError) as error:
+        opened(tmp_path)
+    assert all(word in str(error.value) for word in words), error.value
+
+
+def test_nothing_is_half_loaded(tmp_path):
+    model = Model("cifar10", filters=4)
+    before = {name: v.numpy() for name, v in model.state().items()}
+    prefix = bundle(tmp_path / "x", changed(lambda t: t.update({
+        "gen/conv0/kernel": np.ones((4, 4, 1, 4), np.float32), "gen/conv_last/bias": np.zeros(4, np.float32)}))(model))
+    with pytest.raises(InputError):
+        checkpoint.restore(model, prefix)
+    for name, value in model.state().items():
+        np.testing.assert_array_equal(value, before[name])
+
+
+@pytest.mark.parametrize("contents", [b"", b"no checkpoint at all" * 100, os.urandom(5000)])
+def test_files_that_are_no_checkpoint(tmp_path, contents):
+    for suffix in (".index", ".data-00000-of-00001"):
+        (tmp_path / f"CGAN_cifar10{suffix}").write_bytes(contents)
+    for path in (tmp_path, tmp_path / "CGAN_cifar10"):
+        with pytest.raises(InputError, match="cannot be read|can be read"):
+            opened(path)
+
+
+def test_no_checkpoint(tmp_path, cli):
+    result = cli("test-eval.py", "--dataset", "demo", "--checkpoints-path", tmp_path)
+    assert result.code == 2 and "no checkpoint CGAN_demo here" in result.stderr and "train.py" in result.stderr
+
+
+@pytest.fixture
+def two(tiny_checkpoint, tmp_path):
+    """A run's folder with two checkpoints, of iterations 1 and 2."""
+    shutil.copytree(tiny_checkpoint, tmp_path / "run")
+    folder = tmp_path / "run" / "demo"
+    for file in list(folder.glob("CGAN_demo-2.*")):
+        shutil.copy(file, folder / file.name.replace("-2.", "-1."))
+    return folder
+
+
+def spoil(path, how):
+    contents = bytearray(path.read_bytes())
+    if how == "cut":
+        del contents[len(contents) // 2:]
+    elif how == "emptied":
+        contents.clear()
+    elif path.suffix == ".index":
+        contents[len(contents) // 3] ^= 4
+    else:  # in a tensor that everybody needs
+        kernel = checkpoint.read(path.with_suffix(""), ["gen/conv3/kernel"])["gen/conv3/kernel"]
+        contents[contents.index(kernel.tobytes()) + 50] ^= 4
+    path.write_bytes(contents)
+
+
+@pytest.mark.parametrize("how", ["cut", "flipped", "emptied"])
+@pytest.mark.parametrize("suffix", ["index", "data-00000-of-00001"])
+def test_a_damaged_checkpoint_is_said_and_the_one_before_is_used(two, capsys, suffix, how):
+    spoil(two / f"CGAN_demo-2.{suffix}", how)
+    assert opened(two.parent, "demo").prefix.name == "CGAN_demo-1"
+    assert "WARNING" in (err := capsys.readouterr().err) and "CGAN_demo-2" in err
+    spoil(two / "CGAN_demo-1.index", "cut")
+    with pytest.raises(InputError, match="none of its 2 checkpoints can be read"):
+        opened(two.parent, "demo")
+
+
+def test_training_goes_on_from_the_one_before(two, cli):
+    spoil(two / "CGAN_demo-2.data-00000-of-00001", "flipped")
+    result = cli("train.py", *TINY, "--checkpoints-path", two.parent)
+    assert "WARNING" in result.stderr and "CGAN_demo-2" in result.stderr and f"Going on from {two}/CGAN_demo-1" in result.stdout
+
+
+@pytest.mark.parametrize("contents", [None, "", "garbage \0\xff", 'model_checkpoint_path: "gone"\n'])
+def test_the_state_file_is_not_needed(two, contents):
+    (two / "checkpoint").unlink()
+    if contents is not None:
+        (two / "checkpoint").write_text(contents)
+    assert opened(two.parent, "demo").prefix.name == "CGAN_demo-2"
+
+
+def test_saving_keeps_the_last_few_and_clears_leftovers(tmp_path):
+    (tmp_path / ".saving-CGAN_demo-9").mkdir(parents=True)
+    (tmp_path / ".saving-CGAN_demo-9" / "part").write_text("left by a killed run")
+    original(tmp_path / "CGAN_demo")
+    folder, model = checkpoint.RunFolder(tmp_path, "CGAN", "demo", keep=2), Model("cifar10", filters=4)
+    for step in (5, 10, 100):
+        model.step.assign(step)
+        folder.save(model, {"dataset": "demo"})
+    assert [prefix.name for prefix in folder.checkpoints()] == ["CGAN_demo-100", "CGAN_demo-10", "CGAN_demo"]
+    assert not list(tmp_path.glob(".saving*"))
+    record = checkpoint.describe(tmp_path / "CGAN_demo-100")
+    assert record["step"] == 100 and record["dataset"] == "demo" and record["filters"] == 4
+    stored = json.loads(checkpoint.read(tmp_path / "CGAN_demo-100", ["record"])["record"])
+    assert stored["network"] == "cifar10"
+
+
+FULL = """
+import resource, sys, signal
+from src import checkpoint
+from src.model import Model
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))  # as if the disk were full: a write fails half way
+import main
+sys.exit(main.main(sys.argv[1:], "train"))
+"""
+
+
+def test_a_save_that_fails_leaves_the_checkpoints_before(two):
+    before = {path.name: path.read_bytes() for path in two.glob("CGAN*")}
+    result = subprocess.run([sys.executable, "-c", FULL, *TINY, "--checkpoints-path", two.parent, "--epochs", "2", "--log", "0",
+                             "--sample", "0", "--validate", "0"], capture_output=True, text=True,
+                            cwd=Path(__file__).parent.parent)
+    assert result.returncode == 2 and "could not be saved" in result.stderr and "Traceback" not in result.stderr, result.stderr
+    assert {path.name: path.read_bytes() for path in two.glob("CGAN*")} == before
+    assert not list(two.glob(".saving*"))
+
+
+def test_a_folder_that_cannot_be_written(tmp_path, cli):
+    (tmp_path / "file").write_text("in the way")
+    result = cli("train.py", *TINY, "--checkpoints-path", tmp_path / "file")
+    assert result.code == 2 and "cannot write here" in result.stderr and result.stderr.count("\n") == 1
