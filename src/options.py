@@ -30,6 +30,7 @@ def number(convert, minimum, maximum=math.inf, above=False):
             raise argparse.ArgumentTypeError(f"{text!r} is not {kind} {limits}")
         return convert(value)
 
+    parse.metavar = "N" if convert is int else "X"
     return parse
 
 
@@ -40,6 +41,7 @@ def one_of(*allowed):
             raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(allowed)}")
         return text.lower()
 
+    parse.metavar = "|".join(allowed)
     return parse
 
 
@@ -52,7 +54,7 @@ def boolean(text):
     raise argparse.ArgumentTypeError(f"{text!r} is none of True, False, 1, 0, yes, no")
 
 
-def true_or_false_or_auto(text):
+def boolean_or_auto(text):
     return "auto" if text.lower() == "auto" else boolean(text)
 
 
@@ -75,6 +77,7 @@ def file_name(text):
     return text
 
 
+boolean.metavar, boolean_or_auto.metavar, gpu_ids.metavar, file_name.metavar = "True|False", "auto|True|False", "IDS", "NAME"
 count, positive_count = number(int, 0), number(int, 1)
 positive, fraction = number(float, 0, above=True), number(float, 0, 1)
 
@@ -86,7 +89,7 @@ OPTIONS = (
     ("dataset-path", "./dataset", Path, EVERY, "folder of the dataset; ./dataset becomes ./dataset/<dataset>"),
     ("checkpoints-path", "./checkpoints", Path, EVERY,
      "folder of checkpoints; becomes <folder>/<dataset>. Except for training also one checkpoint's prefix"),
-    ("gpu-ids", [0], gpu_ids, EVERY, "GPUs, e.g. 0 or 0,1,2; -1: the CPU"),
+    ("gpu-ids", "0", gpu_ids, EVERY, "GPUs, e.g. 0 or 0,1,2; -1: the CPU"),
     ("batch-size", 16, positive_count, EVERY, "images, over all devices"),
     ("download", False, boolean, TRAIN + EVALUATE + TURING, "fetch CIFAR-10's official archive if it is missing"),
 
@@ -96,7 +99,7 @@ OPTIONS = (
     ("kernel-size", 4, positive_count, TRAIN, "pixels, of all convolutions but the last"),
     ("filters", 64, positive_count, TRAIN, "of the first convolution; the others scale with it"),
     ("normalization", {"train": "moving"}, one_of("moving", "batch"), EVERY,
-     "at inference: moving statistics, or the batch's own like the original; default: as the checkpoint was made for"),
+     "at inference: moving statistics, or the batch's own like the original; None: as the checkpoint was made for"),
     ("epochs", 30, positive_count, TRAIN, "passes over the training images"),
     ("lr", 3e-4, positive, TRAIN, "learning rate of both networks"),
     ("lr-decay-rate", 0.1, number(float, 0, 1, above=True), TRAIN, "factor of the learning rate..."),
@@ -108,7 +111,7 @@ OPTIONS = (
     ("acc-thresh", 2.0, positive, TRAIN + EVALUATE, "accuracy threshold: L within 1x, a and b within 2.2x of it"),
     ("precision", "auto", one_of("auto", "float32", "bfloat16", "float16"), TRAIN,
      "of the networks' arithmetic; auto: bfloat16 on GPUs that have it, else float32"),
-    ("jit", "auto", true_or_false_or_auto, TRAIN, "compile with XLA; auto: on GPUs"),
+    ("jit", "auto", boolean_or_auto, TRAIN, "compile with XLA; auto: on GPUs"),
     ("deterministic", False, boolean, TRAIN, "two runs bit-identical; slower (half speed on two CPU cores)"),
 
     ("save", True, boolean, TRAIN, "save checkpoints"),
@@ -167,7 +170,9 @@ def parse(argv, mode, datasets):
             argv.append(word)
     numbers = {digit: name for name, digit in MODES.items()}
     parser = Parser(prog=program, allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-                    description="Image colorization with generative adversarial networks.")
+                    usage="%(prog)s [--option value ...]",
+                    description="Image colorization with generative adversarial networks (Nazeri et al. 2018).",
+                    epilog="True and False may be written 1 and 0 or yes and no; 1e4 is a valid count.")
     if mode is None:
         first = Parser(prog=program, add_help=False, allow_abbrev=False)
         for each in (first, parser):
@@ -181,7 +186,7 @@ def parse(argv, mode, datasets):
         default = default.get(mode) if isinstance(default, dict) else default
         several = {"nargs": "+"} if name == "test-input" else {}
         parser.add_argument(f"--{name}", default=default, type=convert, required=name.startswith("test-") and
-                            mode == "colorize", metavar=name.split("-")[-1].upper(), help=meaning, **several)
+                            mode == "colorize", metavar=getattr(convert, "metavar", "PATH"), help=meaning, **several)
     options, surplus = parser.parse_known_args(argv)
     for word in surplus:
         elsewhere = [m for name, _, _, modes, _ in OPTIONS for m in modes if word.split("=")[0] == f"--{name}"]
