@@ -117,7 +117,7 @@ def test_download(cifar, server, tmp_path, monkeypatch, spoil):
         assert len(open_dataset("cifar10", there, "train", download=True)) == 19
         assert sorted(os.listdir(there)) == ["cifar-10-batches-py", "cifar-10-python.tar.gz"]
     else:
-        with pytest.raises(InputError, match="could not be fetched into .*nothing was kept.*--dataset demo"):
+        with pytest.raises(InputError, match=r"could not be fetched into .*nothing was kept.*--dataset demo"):
             open_dataset("cifar10", there, "train", download=True)
         assert os.listdir(there) == []
 

@@ -1,0 +1,455 @@
+"""src/colorization.py with a stand-in for the network, against scikit-image and Pillow; once with real networks."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from argparse import Namespace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms, PngImagePlugin
+from skimage.color import lab2rgb, rgb2lab
+
+from src import colorization, images
+from src.color import LUMA
+from src.errors import InputError
+
+ROOT = str(Path(colorization.__file__).parents[1])
+LOSSLESS = {".webp": {"lossless": True, "exact": True}}
+
+
+def colors_of(luma):
+    """The stand-in's a and b: smooth functions of luma."""
+    return luma * 0.4 - 50, 40 - luma * 0.3
+
+
+class StandIn:
+    """Gives `colors_of` what it sees, or no color at all, and a lightness of its own."""
+    size, stride, normalization = 256, 128, "moving"
+
+    def __init__(self, strength=1.0):
+        self.strength, self.batches, self.seen = strength, [], []
+
+    def predict_lab(self, luma):
+        assert luma.dtype == np.float32 and luma.ndim == 4 and luma.shape[3] == 1
+        assert luma.shape[1] % self.stride == luma.shape[2] % self.stride == 0
+        self.batches.append(luma.shape)
+        self.seen.append(luma)
+        a, b = colors_of(luma)
+        return np.concatenate([luma / 4 + 20, a * self.strength, b * self.strength], axis=-1)
+
+
+@pytest.fixture
+def go(monkeypatch, tmp_path):
+    """go(*inputs, model=, **options) -> exit code of a run into tmp_path/out."""
+    def go(*inputs, model=None, **changed):
+        monkeypatch.setattr("src.checkpoint.load_for_inference", lambda options: model or StandIn())
+        options = {"test_input": list(inputs), "test_output": tmp_path / "out", "batch_size": 4, "size": 0,
+                   "lightness": "original", "overwrite": False} | changed
+        return colorization.run(Namespace(**options))
+
+    return go
+
+
+def smooth(height, width):
+    """uint8 (H,W,3), not gray, varying slowly from corner to corner."""
+    y, x = (np.linspace(0, 1, side) if side > 1 else np.array([0.5]) for side in (height, width))
+    ramp = (y[:, None] + 2 * x[None]) / 3
+    return np.stack([40 + 150 * ramp, 60 + 120 * ramp, 50 + 170 * ramp], -1).astype(np.uint8)
+
+
+def expected(rgb, strength=1.0):
+    """scikit-image's own conversion of the lightness of uint8 (H,W,3) with the stand-in's colors of every pixel."""
+    luma = rgb.astype(float) @ LUMA
+    a, b = colors_of(luma)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return 255 * lab2rgb(np.stack([rgb2lab(rgb)[..., 0], a * strength, b * strength], axis=-1))
+
+
+def read(path):
+    return np.asarray(Image.open(path))
+
+
+# Pixels
+
+@pytest.mark.parametrize("scale", [0, 0.3, 1])
+def test_join_is_scikit_images_conversion(scale):
+    random = np.random.default_rng(1)
+    pixels = random.integers(0, 256, (300, 300, 3), np.uint8)
+    a, b = (random.uniform(-110, 110, (300, 300)).astype(np.float32) * np.float32(scale) for _ in range(2))
+    lightness = random.uniform(0, 100, (300, 300)).astype(np.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # colors outside the gamut
+        own = 255 * lab2rgb(np.stack([lightness, a, b], -1))
+        kept = 255 * lab2rgb(np.stack([rgb2lab(pixels)[..., 0], a, b], -1))
+    for given, reference in ((None, kept), (lightness, own)):
+        difference = abs(np.asarray(colorization.join(pixels, a, b, given)) - reference)
+        assert difference.max() < 1.3 and difference.mean() < 0.26  # rounding alone: 0.5 and 0.25
+
+
+def test_join_without_color_changes_no_gray_level():
+    gray = np.arange(256, dtype=np.uint8)[None]
+    none = np.zeros((1, 256), np.float32)
+    for pixels in (gray, np.stack([gray, gray], -1), np.stack([gray] * 3, -1), np.stack([gray] * 4, -1)):
+        np.testing.assert_array_equal(colorization.join(pixels, none, none), gray[..., None].repeat(3, 2))
+
+
+@pytest.mark.parametrize("height, width", [
+    (256, 256), (300, 500), (500, 300), (1, 1), (2, 1), (20, 20), (1, 5000), (5000, 1), (700, 37), (1000, 1000)])
+def test_sizes_and_shapes(tmp_path, go, height, width):
+    """Padding, cropping, scaling and tiles are where they should be: a slip of a pixel shows in the colors."""
+    rgb, model = smooth(height, width), StandIn()
+    images.write(tmp_path / "a.png", rgb)
+    assert go(tmp_path / "a.png", model=model) == 0
+    result = read(tmp_path / "out" / "a.png")
+    assert result.shape == rgb.shape
+    assert abs(result - expected(rgb)).max() < 4
+    assert model.batches == [(1, 128 if height * 2 <= width else 256, 128 if width * 2 <= height else 256, 1)]
+
+
+@pytest.mark.parametrize("lightness", ["original", "network"])
+def test_tiles_leave_no_seams(tmp_path, go, monkeypatch, lightness):
+    images.write(tmp_path / "a.png", smooth(90, 170))
+    assert go(tmp_path / "a.png", lightness=lightness) == 0
+    whole = read(tmp_path / "out" / "a.png").astype(int)
+    for tile in (1000, 63):  # strips of rows; parts of a row
+        monkeypatch.setattr(colorization, "TILE", tile)
+        assert go(tmp_path / "a.png", lightness=lightness, overwrite=True) == 0
+        assert abs(read(tmp_path / "out" / "a.png") - whole).max() <= 1
+
+
+def test_a_network_gone_astray_writes_nothing(tmp_path, go):
+    images.write(tmp_path / "a.png", smooth(20, 30))
+    with pytest.raises(InputError, match="not finite"):
+        go(tmp_path / "a.png", model=StandIn(np.nan))
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_the_network_sees(tmp_path, go):
+    """Luma, the longer side at --size, mirrored at the edges up to multiples of the stride."""
+    rgb, model = smooth(64, 96), StandIn()
+    images.write(tmp_path / "a.png", rgb)
+    assert go(tmp_path / "a.png", model=model, size=96) == 0
+    luma = rgb @ np.float32(LUMA)
+    np.testing.assert_allclose(model.seen[0][0, ..., 0], np.pad(luma, ((32, 32), (16, 16)), "symmetric"), atol=1e-3)
+
+
+def test_lightness_of_the_original_or_of_the_network(tmp_path, go):
+    rgb = smooth(200, 300)
+    images.write(tmp_path / "a.png", rgb)
+    assert go(tmp_path / "a.png", model=StandIn(0.2)) == 0
+    kept = rgb2lab(read(tmp_path / "out" / "a.png"))[..., 0]
+    assert abs(kept - rgb2lab(rgb)[..., 0]).max() < 0.4  # what 8 bits cost
+    assert go(tmp_path / "a.png", model=StandIn(0.2), lightness="network", overwrite=True) == 0
+    own = rgb2lab(read(tmp_path / "out" / "a.png"))[..., 0]
+    assert abs(own - (rgb @ np.float64(LUMA) / 4 + 20)).max() < 0.6
+
+
+# Formats
+
+@pytest.mark.parametrize("suffix, mode", [
+    (suffix, mode) for suffix, modes in {
+        ".png": "1 L LA P RGB RGBA I;16", ".bmp": "1 L P RGB RGBA", ".webp": "RGB RGBA", ".jpg": "L RGB CMYK",
+        ".tif": "1 L LA P RGB RGBA CMYK I;16"}.items() for mode in modes.split()])
+def test_formats(tmp_path, go, suffix, mode):
+    rgb = smooth(90, 130)
+    sixteen = rgb[..., 0].astype(np.uint16) * 257
+    picture = Image.fromarray(sixteen) if mode == "I;16" else Image.fromarray(rgb).convert(mode)
+    if mode[-1] == "A":
+        picture.putalpha(Image.fromarray(rgb[..., 2]))
+    images.save(tmp_path / f"a{suffix}", picture, **LOSSLESS.get(suffix, {}))
+    source = read(tmp_path / f"a{suffix}")
+    before = images.read_rgb(tmp_path / f"a{suffix}")
+    assert go(tmp_path / f"a{suffix}", model=StandIn(0)) == 0
+
+    result = Image.open(tmp_path / "out" / f"a{suffix}")
+    original = Image.open(tmp_path / f"a{suffix}")
+    assert (result.format, result.size) == (original.format, original.size)
+    assert result.mode == ("RGBA" if mode[-1] == "A" else "RGB")
+    if mode[-1] == "A":
+        np.testing.assert_array_equal(np.asarray(result)[..., 3], source[..., -1])
+    # Without colors: the same picture in gray, of the same lightness.
+    error = abs(np.asarray(result).astype(float)[..., :3] - expected(before, 0))
+    assert error.max() < (6 if suffix == ".jpg" else 1)
+
+    (tmp_path / "out" / f"a{suffix}").unlink()
+    assert go(tmp_path / f"a{suffix}") == 0
+    assert not images.is_gray(images.read_rgb(tmp_path / "out" / f"a{suffix}"))
+
+
+def test_palette_transparency_is_kept(tmp_path, go):
+    picture = Image.fromarray(smooth(50, 60)).quantize(64)
+    picture.save(tmp_path / "a.png", transparency=bytes(range(64)))
+    assert go(tmp_path / "a.png") == 0
+    np.testing.assert_array_equal(read(tmp_path / "out" / "a.png")[..., 3], np.asarray(picture))
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif"])
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_orientation_is_applied_once_and_metadata_kept(tmp_path, go, suffix, orientation):
+    rgb = smooth(120, 200)
+    turn = {3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_90}
+    stored = Image.fromarray(rgb) if orientation == 1 else Image.fromarray(rgb).transpose(turn[orientation])
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    exif = Image.Exif()
+    exif[274], exif[315] = orientation, "Nazeri"
+    exif[0x8769] = {0x9003: "2018:03:14 15:09:26"}
+    text = PngImagePlugin.PngInfo()
+    text.add_text("Title", "A hill")
+    more = {".png": {"pnginfo": text}, ".jpg": {"comment": "A hill", "quality": 95}, ".tif": {}, **LOSSLESS}[suffix]
+    stored.save(tmp_path / f"a{suffix}", exif=exif.tobytes(), icc_profile=profile, dpi=(300, 300), **more)
+    assert go(tmp_path / f"a{suffix}") == 0
+
+    result = Image.open(tmp_path / "out" / f"a{suffix}")
+    result.load()
+    assert result.getexif().get(274, 1) == 1
+    assert result.getexif()[315] == "Nazeri"
+    assert result.getexif().get_ifd(0x8769)[0x9003] == "2018:03:14 15:09:26"
+    assert result.info["icc_profile"] == profile
+    if suffix != ".webp":
+        assert tuple(map(round, result.info["dpi"])) == (300, 300)
+    if suffix == ".png":
+        assert result.text["Title"] == "A hill"
+    if suffix == ".jpg":
+        assert result.info["comment"] == b"A hill"
+        assert result.layer[0][1:3] == (1, 1)  # no chroma subsampling
+    assert abs(np.asarray(result) - expected(rgb)).max() < (16 if suffix == ".jpg" else 4)
+
+
+@pytest.mark.parametrize("compression", ["raw", "tiff_lzw", "tiff_adobe_deflate", "jpeg", "group4"])
+def test_tiff_stays_lossless_and_keeps_its_tags(tmp_path, go, compression):
+    picture = Image.fromarray(smooth(60, 80)).convert("1" if compression == "group4" else "RGB")
+    picture.save(tmp_path / "a.tif", compression=compression, tiffinfo={270: "A hill", 315: "Nazeri"})
+    assert go(tmp_path / "a.tif") == 0
+    result = Image.open(tmp_path / "out" / "a.tif")
+    assert result.info["compression"] == (compression if compression not in ("jpeg", "group4") else "tiff_lzw")
+    assert (result.tag_v2[270], result.tag_v2[315]) == ("A hill", "Nazeri")
+
+
+@pytest.mark.parametrize("lossless", [True, False])
+def test_webp_stays_lossless(tmp_path, go, lossless):
+    Image.fromarray(smooth(60, 80)).save(tmp_path / "a.webp", lossless=lossless, icc_profile=b"p" * 999)
+    assert go(tmp_path / "a.webp") == 0
+    assert (b"VP8L" in (tmp_path / "out" / "a.webp").read_bytes()) is lossless
+
+
+@pytest.mark.parametrize("suffix", [".png", ".webp", ".tif"])
+def test_several_pictures_in_a_file_are_refused(tmp_path, go, capsys, suffix):
+    frames = [Image.fromarray(smooth(20, 30) >> i) for i in range(3)]
+    frames[0].save(tmp_path / f"a{suffix}", save_all=True, append_images=frames[1:])
+    assert go(tmp_path / f"a{suffix}") == 1
+    assert f"a{suffix}: it holds 3 pictures" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_photograph_of_a_phones_jpeg_is_colorized(tmp_path, go, capsys):
+    Image.fromarray(smooth(60, 90)).save(tmp_path / "a.jpg", format="MPO", save_all=True,
+                                         append_images=[Image.new("RGB", (30, 20))])
+    assert go(tmp_path / "a.jpg") == 0
+    assert "only the first of its 2 pictures" in capsys.readouterr().err
+    result = Image.open(tmp_path / "out" / "a.jpg")
+    assert result.format == "JPEG" and result.size == (90, 60)
+
+
+def test_a_name_that_lies_keeps_name_and_format(tmp_path, go):
+    Image.fromarray(smooth(20, 30)).save(tmp_path / "a.jpg", format="PNG")
+    assert go(tmp_path / "a.jpg") == 0
+    assert Image.open(tmp_path / "out" / "a.jpg").format == "PNG"
+
+
+# Files and folders
+
+def test_a_folder_with_good_broken_empty_and_other_files(tmp_path, go, capsys):
+    folder = tmp_path / "in"
+    (folder / "b" / "deep").mkdir(parents=True)
+    for name in ("z.png", "a.jpg", "b/deep/m.webp", "no_suffix"):
+        Image.fromarray(smooth(30, 40)).save(folder / name, format=None if "." in name else "PNG")
+    (folder / "broken.jpg").write_bytes((folder / "a.jpg").read_bytes()[:300])
+    (folder / "b" / "empty.png").touch()
+    (folder / "notes.txt").write_text("hello")
+    (folder / ".DS_Store").write_bytes(b"\0\0\0\1Bud1")
+    os.mkfifo(folder / "pipe")
+    (folder / "dangling.png").symlink_to("nowhere")
+    assert go(folder) == 1
+    out, err = capsys.readouterr()
+    results = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert results == {"a.jpg", "b/deep/m.webp", "no_suffix", "z.png"}
+    lines = err.strip().splitlines()
+    for name, reason in {"broken.jpg": "truncated", "b/empty.png": "empty", "notes.txt": "not a readable",
+                         "pipe": "not a regular file", "dangling.png": "no such file"}.items():
+        [line] = [line for line in lines if line.startswith(f"{folder / name}: ")]
+        assert reason in line.lower()
+    assert any(line.startswith(f"note: {folder / '.DS_Store'}: ") for line in lines)
+    assert len(lines) == 6
+    assert out.startswith("4 images colorized in ") and "images/s; 5 files failed" in out
+
+
+def test_litter_alone_is_no_failure(tmp_path, go, capsys):
+    (tmp_path / "in").mkdir()
+    images.write(tmp_path / "in" / "a.png", smooth(20, 20))
+    for name in ("Thumbs.db", "._a.png"):
+        (tmp_path / "in" / name).write_bytes(b"x")
+    assert go(tmp_path / "in") == 0
+    assert capsys.readouterr().err.count("note: ") == 2
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning")
+def test_a_bomb_is_refused(tmp_path, go, capsys):
+    Image.new("1", (12_001, 10_000)).save(tmp_path / "a.png")
+    assert go(tmp_path / "a.png") == 1
+    assert "a.png: 12001x10000 is over the limit of 120,000,000 pixels" in capsys.readouterr().err
+
+
+def nothing_written(tmp_path, go, message, *inputs, **options):
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    with pytest.raises(InputError, match=message):
+        go(*inputs, **options)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+def test_refusals_come_before_anything_is_written(tmp_path, go):
+    rgb = smooth(20, 30)
+    for name in ("a/x.png", "b/x.png", "a/sub/y.png", "out/x.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        images.write(tmp_path / name, rgb)
+    a, b, elsewhere = tmp_path / "a", tmp_path / "b", tmp_path / "new"
+    nothing_written(tmp_path, go, "no such file or folder", tmp_path / "missing.png")
+    nothing_written(tmp_path, go, "already there: .*out/x.png: give --overwrite True", a)
+    nothing_written(tmp_path, go, "would both become .*new/x.png", a, b, test_output=elsewhere, overwrite=True)
+    nothing_written(tmp_path, go, "would both become", a / "x.png", b / "x.png", test_output=elsewhere)
+    nothing_written(tmp_path, go, "is an original", a, test_output=a, overwrite=True)
+    (tmp_path / "link").symlink_to(a)
+    nothing_written(tmp_path, go, "is an original", a / "x.png", test_output=tmp_path / "link", overwrite=True)
+    (tmp_path / "empty").mkdir()
+    nothing_written(tmp_path, go, "no file in there", tmp_path / "empty")
+    nothing_written(tmp_path, go, "is not a folder that can be written to", a, test_output=a / "x.png" / "new")
+
+
+def test_overwrite(tmp_path, go):
+    images.write(tmp_path / "a.png", smooth(20, 30))
+    assert go(tmp_path / "a.png", model=StandIn(0)) == 0
+    assert go(tmp_path / "a.png", tmp_path / "a.png", overwrite=True) == 0  # the same file twice is one job
+    assert not images.is_gray(read(tmp_path / "out" / "a.png"))
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.png"]
+
+
+def test_results_inside_the_input_and_links_that_turn_in_circles(tmp_path, go, capsys):
+    images.write(tmp_path / "a.png", smooth(20, 30))
+    (tmp_path / "sub").mkdir()
+    images.write(tmp_path / "sub" / "b.png", smooth(20, 30))
+    (tmp_path / "sub" / "loop").symlink_to(tmp_path)
+    for overwrite in (False, True):
+        assert go(tmp_path, overwrite=overwrite) == 0
+        results = sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.png"))
+        assert results == ["a.png", "sub/b.png"]
+        err = capsys.readouterr().err
+        assert "loop is left out: it is in the input already" in err
+        assert ("out is left out: it is --test-output" in err) is overwrite
+
+
+def test_a_result_that_cannot_be_written_is_named_and_the_rest_go_on(tmp_path, go, capsys):
+    for name in ("a.png", "b.png"):
+        images.write(tmp_path / name, smooth(20, 30))
+    (tmp_path / "out" / "a.png").mkdir(parents=True)
+    assert go(tmp_path / "a.png", tmp_path / "b.png", overwrite=True) == 1
+    assert f"{tmp_path / 'a.png'}: cannot write {tmp_path / 'out' / 'a.png'}: " in capsys.readouterr().err
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "b.png"]  # nothing half written
+
+
+# Batches and threads
+
+def test_pictures_of_one_shape_share_batches(tmp_path, go):
+    for i in range(5):
+        images.write(tmp_path / f"wide{i}.png", smooth(20, 60 + i))
+        images.write(tmp_path / f"square{i}.png", smooth(30 + i, 30))
+    model = StandIn()
+    (tmp_path / "other").mkdir()
+    assert go(*sorted(tmp_path.glob("*.png")), model=model, test_output=tmp_path / "other") == 0
+    assert sorted(model.batches) == [(1, 128, 256, 1), (1, 256, 256, 1), (4, 128, 256, 1), (4, 256, 256, 1)]
+    for path in tmp_path.glob("*.png"):  # every picture got its own colors
+        assert abs(read(tmp_path / "other" / path.name) - expected(read(path))).max() < 4
+
+
+def test_host_and_network_work_at_the_same_time(tmp_path, go, monkeypatch):
+    """The first batch's files are still being written while the network has its second one, whose files were read
+    before: otherwise both would wait for each other here."""
+    for i in range(16):
+        images.write(tmp_path / f"{i:02}.png", smooth(20, 30))
+    second, finish, met = threading.Event(), colorization.finish, []
+
+    def slow(*arguments):
+        met.append(second.wait(20))
+        return finish(*arguments)
+
+    class Network(StandIn):
+        def predict_lab(self, luma):
+            if len(self.batches) == 1:
+                second.set()
+            return super().predict_lab(luma)
+
+    monkeypatch.setattr(colorization, "finish", slow)
+    assert go(*sorted(tmp_path.glob("*.png")), model=Network()) == 0
+    assert met == [True] * 16
+
+
+def test_few_originals_are_in_memory(tmp_path, go, monkeypatch):
+    """Never more pixels than the limit, however many threads there are; a picture as large as the limit gets through."""
+    monkeypatch.setattr(colorization, "MAX_PIXELS", 2_000)
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    sizes, lock, peak, real = [], threading.Lock(), [], images.decode
+
+    def decode(image):
+        with lock:
+            sizes.append(image.width * image.height)
+            peak.append(sum(sizes))
+        time.sleep(0.01)
+        try:
+            return real(image)
+        finally:
+            with lock:
+                sizes.remove(image.width * image.height)
+
+    monkeypatch.setattr(images, "decode", decode)
+    for i in range(12):
+        images.write(tmp_path / f"{i}.png", smooth(*((40, 50) if i == 5 else (30, 30))))
+    assert go(*tmp_path.glob("*.png")) == 0
+    assert max(peak) == 2_000 and 1_800 in peak  # the largest alone, the others in twos
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_a_picture_of_12000x8000_needs_less_than_2_gigabytes(tmp_path):
+    """TensorFlow and a real network come on top, with less than the third gigabyte."""
+    program = f"""
+import resource, sys
+sys.path.insert(0, {ROOT!r}); sys.path.insert(0, {str(Path(__file__).parent)!r})
+from pathlib import Path
+from test_colorization import StandIn
+from src import colorization
+assert colorization.colorize(StandIn(), [(Path("a.jpg"), Path("b.jpg"))], 1, 256) == 0
+print("KB", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"""
+    Image.linear_gradient("L").resize((12_000, 8_000)).convert("RGB").save(tmp_path / "a.jpg", quality=80)
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout.split("KB")[1]) < 2_000_000
+    with Image.open(tmp_path / "b.jpg") as result:
+        assert result.size == (12_000, 8_000)
+
+
+# With real networks, as a user runs it
+
+def test_command_line(tiny_checkpoint, cli, tmp_path):
+    images.write(tmp_path / "in.png", smooth(40, 70))
+    words = ["--dataset", "demo", "--checkpoints-path", str(tiny_checkpoint), "--test-input", str(tmp_path / "in.png"),
+             "--test-output", str(tmp_path / "out")]
+    result = cli("colorize.py", *words)
+    assert result.code == 0, result.stderr
+    assert "1 images colorized" in result.stdout
+    assert read(tmp_path / "out" / "in.png").shape == (40, 70, 3)
+    result = cli("colorize.py", *words)
+    assert result.code == 2 and "--overwrite True" in result.stderr and "Traceback" not in result.stderr
