@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 import tarfile
 import tempfile
 import time
@@ -283,10 +284,10 @@ def _listing(folder, top, name, deep):
 
 def _unchanged(folder, top, listing, since):
     """Whether no directory of a listing has changed since that time (nanoseconds)."""
-    directories, end = {os.fsencode(top)}, 0
-    while end < len(listing):
-        start, end = end, listing.index(b"\n", end) + 1
-        directory = listing[start:end].rpartition(b"/")[0]
+    directories = {os.fsencode(top)}
+    # One match for (up to 5000) lines in a row that share a directory: a Python loop over 1.8 million takes seconds.
+    for match in re.finditer(rb"(.*)/[^/\n]*\n(?:\1/[^/\n]*\n){0,5000}", listing):
+        directory = match[1]
         while directory and directory not in directories:
             directories.add(directory)
             directory = directory.rpartition(b"/")[0]

@@ -44,7 +44,7 @@ class BatchNorm(keras.layers.Layer):
 
     def __init__(self, channels, **kwargs):
         super().__init__(**kwargs)
-        vector = {"shape": (channels,), "dtype": "float32"}  # float32 whatever the precision of the network
+        vector = {"shape": (channels,), "dtype": "float32", "autocast": False}  # whatever the network's precision
         self.gamma = self.add_weight(name="gamma", initializer="ones", **vector)
         self.beta = self.add_weight(name="beta", initializer="zeros", **vector)
         vector |= {"trainable": False, "aggregation": "mean"}  # over replicas, so that theirs stay alike

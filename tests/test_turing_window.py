@@ -1,0 +1,169 @@
+"""The Turing test's window: a real one on a virtual display, with real clicks, keys and time."""
+
+import os
+import select
+import shutil
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from test_turing import ROOT, make_trials
+
+from src import turing_score, turing_trials
+
+SIZE = 16  # pixels of the test's images
+PROGRAM = """
+import sys
+sys.path[:0] = [".", "tests"]
+from test_turing import make_trials
+from src import turing_window
+from src.errors import InputError
+print(turing_window.available(), flush=True)
+for person, count, delay in (("hurried", 6, 2.0), ("knows", 3, 0.0), ("unlucky/one", 2, 0.0)):
+    try:
+        turing_window.ask(make_trials(f"{sys.argv[1]}/{person}.csv", count, delay, size=16), person)
+        print(person, "is done", flush=True)
+    except InputError as error:
+        print(error, flush=True)
+"""
+
+
+class Display:
+    """Xvfb, what is to be seen on it, and a hand on mouse and keyboard."""
+
+    def __init__(self, folder):
+        self.file = folder / "Xvfb_screen0"
+        read, write = os.pipe()
+        self.server = subprocess.Popen(
+            ["Xvfb", "-displayfd", str(write), "-screen", "0", "1200x800x24", "-fbdir", folder, "-nolisten", "tcp"],
+            pass_fds=[write], stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        os.close(write)
+        with os.fdopen(read) as number:
+            self.environment = {**os.environ, "DISPLAY": ":" + number.readline().strip()}
+        self.environment.pop("MPLBACKEND", None)
+        self.environment.pop("WAYLAND_DISPLAY", None)
+
+    def screen(self):
+        """uint8 (H, W, 3): Xvfb keeps the screen in a file, in XWD format."""
+        data = self.file.read_bytes()
+        header = np.frombuffer(data, ">u4", 25)
+        width, height, start = int(header[4]), int(header[5]), int(header[0] + 12 * header[19])
+        return np.frombuffer(data, np.uint8, 4 * width * height, start).reshape(height, width, 4)[..., 2::-1]
+
+    def do(self, *words):
+        subprocess.run(["xdotool", *map(str, words)], env=self.environment, check=True)
+
+    def click(self, x, y):
+        self.do("mousemove", x, y, "click", 1)
+
+    def colorful(self):
+        """(top, bottom, left, right) of everything that is not gray: the pair; None if there is no pair."""
+        screen = self.screen().astype(int)
+        ys, xs = np.nonzero(np.ptp(screen, axis=2) > 3)
+        return (ys.min(), ys.max() + 1, xs.min(), xs.max() + 1) if len(ys) > 2000 else None
+
+    def until(self, condition, seconds=10):
+        deadline = time.monotonic() + seconds
+        while not (result := condition()):
+            assert time.monotonic() < deadline, "the window did not get there"
+            time.sleep(0.01)
+        return result
+
+    def pair(self, trials, person, trial):
+        """Wait for exactly this pair, pixels enlarged a whole number of times; returns side -> its middle (x, y)."""
+
+        def places():
+            if not (box := self.colorful()):
+                return None
+            top, bottom, left, right = box
+            self.length = length = bottom - top
+            screen, half, pixel = self.screen()[top:bottom], length // 2, np.ones((length // SIZE,) * 2 + (1,), np.uint8)
+            shown = screen[:, left : left + length], screen[:, right - length : right]
+            wanted = (np.kron(image, pixel) for image in trials.look(person, trial))
+            if not all(np.array_equal(*both) for both in zip(shown, wanted)):
+                return None
+            return {"left": (left + half, top + half), "right": (right - half, top + half)}
+
+        return self.until(places)
+
+
+@pytest.fixture(scope="module")
+def display(tmp_path_factory):
+    missing = [program for program in ("Xvfb", "xdotool") if not shutil.which(program)]
+    if missing:
+        pytest.skip(f"{' and '.join(missing)} not installed (Debian: xvfb xdotool)")
+    pytest.importorskip("tkinter", reason="python3-tk is not installed")
+    display = Display(tmp_path_factory.mktemp("display"))
+    yield display
+    display.server.terminate()
+    display.server.wait()
+
+
+def test_people_at_the_window(display, tmp_path):
+    program = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, tmp_path], cwd=ROOT, env=display.environment, stdout=subprocess.PIPE, bufsize=0
+    )
+
+    def says():
+        assert select.select([program.stdout], [], [], 20)[0], "the window does not end"
+        return program.stdout.readline().decode()
+
+    def welcome():
+        display.until(lambda: display.screen().any())
+        time.sleep(0.3)
+
+    try:
+        assert says() == "True\n"
+        person, trials = "hurried", make_trials(tmp_path / "unused.csv", 6, 2.0, size=SIZE)
+        welcome()
+        assert display.colorful() is None  # no clock runs before the person is ready
+        display.click(500, 300)
+        places = display.pair(trials, person, 1)
+        assert 256 <= display.length <= 600
+        display.click(*places["left"])
+        places = display.pair(trials, person, 2)
+        start = time.monotonic()
+        display.click(places["left"][0], 20)  # beside the images
+        display.do("key", "x")
+        display.until(lambda: display.colorful() is None, 3)  # real seconds pass
+        assert 1.6 < time.monotonic() - start < 2.4
+        places = display.pair(trials, person, 3)
+        display.do("mousemove", *places["right"], "click", "--repeat", 3, "--delay", 60, 1)  # answers only this one
+        display.pair(trials, person, 4)
+        display.do("key", "Left")
+        display.pair(trials, person, 5)
+        display.do("key", "Escape")
+        assert says() == "hurried is done\n"
+        rows = turing_trials.read_rows(tmp_path / "hurried.csv")
+        assert [(row.trial, row.answer) for row in rows] == [(1, "left"), (2, ""), (3, "right"), (4, "left")]
+        assert abs(rows[1].seconds - 2) < 0.3 and rows[1].result == "unanswered"
+        assert all(0 < row.seconds < 2 for row in rows if row.answer)
+
+        person, trials = "knows", make_trials(tmp_path / "unused.csv", 3, 0.0, size=SIZE)
+        welcome()
+        display.do("key", "space")
+        for trial, how in ((1, "mouse"), (2, "key"), (3, "mouse")):
+            places, side = display.pair(trials, person, trial), trials.order(person)[trial - 1][1]
+            if how == "key":
+                display.do("key", side.capitalize())
+            else:
+                display.click(*places[side])
+        display.until(lambda: display.colorful() is None)
+        time.sleep(1)
+        display.do("key", "space")
+        assert says() == "knows is done\n"
+        score = turing_score.summarize(turing_trials.read_rows(tmp_path / "knows.csv"))
+        assert (score["trials"], score["correct"], score["rate_percent"]) == (3, 3, 0)
+
+        person, trials = "unlucky/one", make_trials(tmp_path / "unused.csv", 2, 0.0, size=SIZE)  # no such folder
+        welcome()
+        display.click(500, 300)
+        display.click(*display.pair(trials, person, 1)["right"])
+        assert "the answer cannot be saved" in says()
+        assert program.wait(10) == 0
+    finally:
+        program.kill()
+        program.communicate()
