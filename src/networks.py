@@ -1,4 +1,4 @@
-"""The U-Net generator and the conditional patch discriminator: architecture only (METHOD: Nazeri et al. 2018, section 2.3)."""
+"""The U-Net generator and the conditional patch discriminator: architecture only (Nazeri et al. 2018, section 2.3)."""
 
 from typing import NamedTuple
 

@@ -13,7 +13,7 @@ from src import losses, metrics, networks
 from src.model import Model
 
 RECORDS = Path(__file__).parent / "parity"
-# METHOD: label smoothing was on in the latter two
+# Label smoothing was on in the latter two.
 RUNS = [("cifar10", "lab", False), ("cifar10", "rgb", True), ("places365", "lab", True)]
 
 
