@@ -21,6 +21,8 @@ def main(argv=None, mode=None):
     except InputError as error:
         print(f"{os.path.basename(sys.argv[0])}: error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 128 + 2  # as a shell says it
 
 
 if __name__ == "__main__":

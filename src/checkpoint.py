@@ -170,7 +170,7 @@ def load_for_inference(options):
     def load(prefix):
         record = describe(prefix)
         if record.get("original"):
-            record["color_space"] = getattr(options, "color_space", None) or "lab"
+            record.setdefault("color_space", getattr(options, "color_space", None) or "lab")  # known once calibrated
         if options.normalization:
             record["normalization"] = options.normalization
         arguments = {key: record[key] for key in ("network", "color_space", "gray_range", "kernel_size", "filters",
@@ -220,21 +220,30 @@ class RunFolder:
         self.path, self.keep, self.base = Path(folder), keep, (name, dataset)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self.lock = open(self.path / ".lock", "a+")  # noqa: SIM115  held as long as the process lives
-        except OSError as error:
-            raise InputError(f"{self.path}: training cannot write here ({error.strerror}); choose another folder with "
-                             "--checkpoints-path, or --save False") from error
-        try:
+            self.lock = open(self.path / ".lock", "ab+", buffering=0)  # noqa: SIM115  held as long as the process lives
             fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel drops it when its owner dies
-        except OSError as error:
+            self.lock.truncate(0)
+            self.lock.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
+        except BlockingIOError as error:
             self.lock.seek(0)
-            raise InputError(f"{self.path}: another run is training here ({self.lock.read().strip()}); stop it, or choose "
-                             "another folder with --checkpoints-path") from error
-        self.lock.truncate(0)
-        self.lock.write(f"process {os.getpid()} on {socket.gethostname()}")
-        self.lock.flush()
-        for leftover in self.path.glob(".saving-*"):  # of a killed run
+            owner = self.lock.read().decode(errors="replace").strip()
+            raise InputError(f"{self.path}: another run is training here ({owner}); stop it, or choose another folder with "
+                             "--checkpoints-path") from error
+        except OSError as error:
+            raise InputError(f"{self.path}: training cannot write here ({error.strerror}); make room, or choose another folder "
+                             "with --checkpoints-path") from error
+        self._clear()
+
+    def _clear(self):
+        """Removes what a killed run left half done."""
+        for leftover in self.path.glob(".saving-*"):
             shutil.rmtree(leftover, ignore_errors=True)
+        data = re.compile(f"({re.escape('_'.join(self.base))}-\\d+)" + r"\.data-\d+-of-\d+")
+        orphans = [path for path in self.path.iterdir()
+                   if (match := data.fullmatch(path.name)) and not (self.path / f"{match[1]}.index").exists()]
+        for leftover in [*orphans, *self.path.glob(".*.part"), *self.path.glob("samples/.*.part")]:
+            with contextlib.suppress(OSError):
+                leftover.unlink()
 
     def checkpoints(self):
         return candidates(self.path, *self.base)
@@ -243,8 +252,9 @@ class RunFolder:
         """Saves the model at its step, and drops the oldest checkpoints beyond `keep`."""
         prefix = self.path / f"{'_'.join(self.base)}-{int(model.step)}"
         save(model, prefix, record)
-        ours = [found for found in self.checkpoints() if found.name != "_".join(self.base)]  # that is the original's
-        for old in ours[self.keep:]:
+        # Not the original's, which has no step, nor what a run could not go on from, which would push out the good ones.
+        ours = [found for found in self.checkpoints() if found.name != "_".join(self.base)]
+        for old in ours[ours.index(prefix):][self.keep:]:
             for file in sorted(old.parent.glob(f"{old.name}.*"), reverse=True):  # "index" before "data"
                 with contextlib.suppress(OSError):
                     file.unlink()

@@ -1,7 +1,9 @@
 """The datasets: an index -> one uint8 RGB image, from memory or from files. A new one is a class and a line in DATASETS."""
 
+import io
 import os
 import pickle
+import pickletools
 import re
 import tarfile
 import tempfile
@@ -198,13 +200,56 @@ class _ArraysOnly(pickle.Unpickler):
 
     def find_class(self, module, name):
         # numpy 2 moved numpy.core; pickles name either
-        if (module, name) in {(f"numpy.{core}.multiarray", "_reconstruct") for core in ("core", "_core")}:
-            return np.zeros(0).__reduce__()[0]  # wherever numpy keeps it now
-        if (module, name) in {("numpy", "ndarray"), ("numpy", "dtype")}:
-            return getattr(np, name)
+        arrays = {("numpy", "ndarray")} | {(f"numpy.{core}.multiarray", "_reconstruct") for core in ("core", "_core")}
+        if (module, name) in arrays:
+            return _Array
+        if (module, name) == ("numpy", "dtype"):
+            return _Type
         if (module, name) == ("_codecs", "encode"):  # how Python 3 writes bytes for Python 2: batches of one's own
             return _latin1
         raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no CIFAR-10 batch needs")
+
+
+class _Array:
+    """Stands in for numpy's while a pickle is loaded: numpy's own would allocate whatever the file announces."""
+
+    def __init__(self, *_):
+        self.values = None
+
+    def __setstate__(self, state):
+        _, shape, kind, by_columns, contents = state
+        self.values = np.frombuffer(contents, kind.name).reshape(shape, order="F" if by_columns else "C")
+
+
+class _Type:
+    """Stands in for numpy.dtype, of numbers only."""
+
+    def __init__(self, name, *_):
+        self.name = os.fsdecode(name)
+        if not re.fullmatch(r"[biuf]\d", self.name):
+            raise pickle.UnpicklingError(f"it asks for the dtype {self.name}, which no CIFAR-10 batch needs")
+
+    def __setstate__(self, _):
+        pass  # the order of bytes, of which pixels have one each
+
+
+def _check(contents):
+    """Refuses pickles that need more memory or time to load than their size explains."""
+    previous, memo = "", {}  # which memorized objects are tuples: tuples of tuples, shared, take for ever to hash
+    for opcode, argument, _ in pickletools.genops(contents):
+        name = opcode.name
+        if name.endswith("GET"):
+            refused = memo.get(argument)
+        elif name == "MEMOIZE" or name.endswith("PUT"):
+            argument = len(memo) if name == "MEMOIZE" else argument
+            refused = argument > 2 * len(memo) + 100  # the unpickler's memory is a table, as long as the highest number
+            memo[argument] = "TUPLE" in previous
+            name = previous  # for what is on top of the stack has not changed
+        else:
+            refused = name in ("DUP", "POP", "POP_MARK") or (isinstance(argument, int) and abs(argument) >= 2 ** 64)
+        if refused:
+            raise pickle.UnpicklingError(f"it has {opcode.name} {str(argument)[:20]}, which no CIFAR-10 batch needs")
+        previous = previous if name in ("FRAME", "PROTO") else name
 
 
 def _latin1(text, encoding):
@@ -218,8 +263,15 @@ def _cifar_batch(path):
     if not path.is_file():
         raise InputError(f"{path}: this batch is missing; fetch {Cifar10.url} again")
     try:
-        with open(path, "rb") as file:
-            pixels = _ArraysOnly(file, encoding="bytes").load()[b"data"]
+        if path.stat().st_size > 2 ** 30:
+            raise ValueError("it has over a gigabyte")
+        contents = path.read_bytes()
+        try:
+            _check(contents)
+        except ValueError as error:
+            raise pickle.UnpicklingError(f"truncated, or no pickle: {error}") from error
+        pixels = _ArraysOnly(io.BytesIO(contents), encoding="bytes").load()[b"data"]
+        pixels = pixels.values if isinstance(pixels, _Array) else pixels
         if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.shape[1:] != (3072,):
             raise ValueError(f"its data is not uint8 (n, 3072) but {getattr(pixels, 'dtype', type(pixels).__name__)} "
                              f"{getattr(pixels, 'shape', '')}")

@@ -1,5 +1,6 @@
 """A run's logs: log_train.dat and log_test.dat, TensorBoard's files beside them, and the learning curves drawn from them."""
 
+import contextlib
 from pathlib import Path
 
 import numpy as np
@@ -23,22 +24,29 @@ class Log:
         kept = [line for line in lines if not line.startswith("#") and _step(line) <= step]  # what follows is redone
         with images.beside(self.path) as part:
             part.write_text("\n".join([HEADER, *kept, ""]))
-        self.writer = tf.summary.create_file_writer(str(Path(folder) / "tensorboard" / split)) if tensorboard else None
+        with self._written():
+            self.writer = tf.summary.create_file_writer(str(Path(folder) / "tensorboard" / split)) if tensorboard else None
 
     def scalars(self, epoch, step, values):
         """Appends a line: values by the names of losses.py, and accuracy in percent."""
         with open(self.path, "a") as file:
             file.write(f"{epoch} {step} {' '.join(f'{values[name]:.6g}' for name in COLUMNS.values())}\n")
-        with self.writer.as_default(step):
+        with self._written(), self.writer.as_default(step):  # which flushes
             for name in COLUMNS.values():
                 self.tf.summary.scalar(name, values[name])
-        self.writer.flush()
 
     def picture(self, step, pixels):
         """Adds a picture, uint8 (H, W, 3), to TensorBoard."""
-        with self.writer.as_default(step):
+        with self._written(), self.writer.as_default(step):
             self.tf.summary.image("gray | original | colorized", pixels[None])
-        self.writer.flush()
+
+    @contextlib.contextmanager
+    def _written(self):
+        """Makes TensorFlow's errors in the block, where it writes for TensorBoard, OSErrors."""
+        try:
+            yield
+        except self.tf.errors.OpError as error:
+            raise OSError(None, str(error).split("; ")[-1].split("\n")[0], str(self.path.parent / "tensorboard")) from error
 
 
 def _step(line):
@@ -69,8 +77,8 @@ def draw(folder, window, path):
     for axes, (title, columns) in zip(figure.subplots(1, len(panels)), panels.items()):
         for i, column in enumerate(columns):
             label = {"lossD_real": "real, ", "lossD_fake": "fake, "}.get(column, "")
-            width = min(window, len(train["step"]))
-            if width:
+            width = max(1, min(window, len(train["step"]) // 4))  # a short run's curve shall still be one
+            if len(train["step"]):
                 smooth = np.convolve(train[column], np.ones(width) / width, "valid")
                 axes.plot(train["step"][width - 1:], smooth, color=f"C{2 * i}", label=f"{label}training")
             if len(test["step"]):

@@ -29,12 +29,13 @@ def ssim(truth, output):
     7x7 uniform window, sample covariance, borders left out, mean over channels. (tf.image.ssim weighs by a Gaussian.)"""
     x, y = tf.cast(truth, tf.float32) - 127.5, tf.cast(output, tf.float32) - 127.5  # centered: keeps float32's digits
 
-    def mean(image):
-        return tf.nn.avg_pool2d(image, 7, 1, "VALID")
-
-    mean_x, mean_y, sample = mean(x), mean(y), 49 / 48
-    variances = sample * (mean(x * x) - mean_x ** 2 + mean(y * y) - mean_y ** 2)
-    covariance = sample * (mean(x * y) - mean_x * mean_y)
+    # All at once, and rows before columns: a pooling on CPUs costs the same for 15 channels as for 3.
+    planes = tf.concat([x, y, x * x, y * y, x * y], -1)
+    means = tf.nn.avg_pool2d(tf.nn.avg_pool2d(planes, [7, 1], 1, "VALID"), [1, 7], 1, "VALID")
+    mean_x, mean_y, mean_xx, mean_yy, mean_xy = tf.split(means, 5, -1)
+    sample = 49 / 48
+    variances = sample * (mean_xx - mean_x ** 2 + mean_yy - mean_y ** 2)
+    covariance = sample * (mean_xy - mean_x * mean_y)
     mean_x, mean_y = mean_x + 127.5, mean_y + 127.5
     c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
     similarity = ((2 * mean_x * mean_y + c1) * (2 * covariance + c2)

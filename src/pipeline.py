@@ -5,6 +5,7 @@ import threading
 import numpy as np
 import tensorflow as tf
 
+from src.errors import InputError
 from src.images import ImageError, is_gray
 
 
@@ -13,8 +14,10 @@ class Unusable:
 
     def __init__(self, log=None):
         self.log, self.lock, self.reasons = log, threading.Lock(), {}
+        self.failure = None  # what ended a pipeline; TensorFlow would bury it in a text of its own
         if log and log.exists():  # a run that goes on
-            self.reasons = dict(line.split("\t", 1) for line in log.read_text().splitlines() if "\t" in line)
+            text = log.read_text("utf-8", "surrogateescape")  # names are bytes to the file system
+            self.reasons = dict(line.rsplit("\t", 1) for line in text.split("\n") if "\t" in line)
 
     def __len__(self):
         return len(self.reasons)
@@ -28,7 +31,7 @@ class Unusable:
                 return
             self.reasons[name] = reason
             if self.log:
-                with open(self.log, "a") as file:
+                with open(self.log, "a", encoding="utf-8", errors="surrogateescape") as file:
                     file.write(f"{name}\t{' '.join(str(reason).split())}\n")
 
 
@@ -61,10 +64,15 @@ def training_batches(dataset, batch_size, seed, start=0, augment=True, unusable=
                 except ImageError as error:
                     unusable.add(name, error)
             index = draw.integers(n)
-        raise RuntimeError("a thousand files in a row are unusable")
+        raise InputError(f"a thousand draws in a row met no usable training image; {len(unusable):,} of {n:,} files are "
+                         f"unusable, such as {name} ({unusable.reasons[name]})")
 
     def load(indices, positions):
-        return np.stack([usable(index, position) for index, position in zip(indices, positions)])
+        try:
+            return np.stack([usable(index, position) for index, position in zip(indices, positions)])
+        except Exception as error:
+            unusable.failure = error
+            raise
 
     def batch(element):
         step = element // shards

@@ -19,8 +19,8 @@ from src.color import LUMA
 
 TITLES = {"mae": "MAE %", "psnr": "PSNR dB", "ssim": "SSIM", "colorfulness": "colorful"}
 PAPER = "The paper's figures (Nazeri et al. 2018, 200 epochs) are quoted from memory; nothing here has measured them."
-LEGEND = ("Below each mean: its 95% interval, a bootstrap over the images. MAE: less is better. Colorful: Hasler and Süsstrunk's "
-          "M; the nearer to the truth's the better.")
+LEGEND = ("Below each mean: its 95% interval, a bootstrap over the images. MAE: less is better. Colorful: Hasler and "
+          "Süsstrunk's M; the nearer to the truth's the better.")
 
 
 def rows(results):
@@ -48,13 +48,16 @@ def number(value):
     return "" if value is None else f"{value:#.4g}".rstrip(".")
 
 
-def interval(bounds):
+def interval(bounds, dash="-"):
     """As short as the width of the interval allows: "13.6-14.5", "0.359-0.383"."""
     if not bounds:
         return ""
     low, high = bounds
-    digits = max(0, min(math.ceil(-math.log10((high - low) / 5 or 1)), 3 - len(f"{abs(high):.0f}") + (abs(high) < 10)))
-    return f"{low:.{digits}f}-{high:.{digits}f}"
+    digits = max(0, math.ceil(-math.log10((high - low) / 5 or 1)))
+    while len(text := f"{low:.{digits}f}{dash}{high:.{digits}f}") > 11 and digits:
+        digits -= 1
+    return text
+
 
 
 def table(results):
@@ -140,7 +143,7 @@ def _page(run_folder, results, groups, record):
 
     def body(rows, titles):
         for label, means, intervals in rows:
-            cells = "".join(f"<td>{number(means.get(name))}<small>{interval(intervals.get(name)).replace('-', '–')}</small></td>"
+            cells = "".join(f"<td>{number(means.get(name))}<small>{interval(intervals.get(name), '–')}</small></td>"
                             for name in titles)
             yield f"<tr><th scope=row>{escape(label)}</th>{cells}</tr>"
 
@@ -181,7 +184,8 @@ def _curves(run_folder, window):
     with tempfile.TemporaryDirectory() as temporary:
         path = Path(temporary) / "curves.png"
         try:
-            logs.draw(run_folder, window, path)
+            lines = len(logs.read(run_folder, "train")["step"])
+            logs.draw(run_folder, min(window, max(1, lines // 5)), path)  # a short run would be averaged to one point
         except ValueError as error:  # a line cut short by a crash
             return f"<p class=dim>The logs cannot be read: {escape(str(error))}</p>"
         with Image.open(path) as picture:

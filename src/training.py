@@ -67,11 +67,15 @@ def run(options):
     if options.save:
         _check_space(model, folder.path)
     saved = {"options": _plain(options), **fixed}
-    _write_options(folder.path / "options.json", {
-        **saved, "seed": options.seed, "device": devices.describe(), "precision": model.precision,
-        "versions": {"python": platform.python_version(),
-                     **{name: metadata.version(name) for name in ("tensorflow", "keras", "numpy", "scikit-image")}}})
-    return _Loop(options, model, dataset, tests, folder, total, saved).run()
+    try:
+        _write_options(folder.path / "options.json", {
+            **saved, "seed": options.seed, "device": devices.describe(), "precision": model.precision,
+            "versions": {"python": platform.python_version(),
+                         **{name: metadata.version(name) for name in ("tensorflow", "keras", "numpy", "scikit-image")}}})
+        return _Loop(options, model, dataset, tests, folder, total, saved).run()
+    except OSError as error:  # a log, a picture
+        raise InputError(f"{error.filename or folder.path}: cannot be written ({error.strerror or error}); make room, and the "
+                         "same command goes on from the newest checkpoint") from error
 
 
 class _Loop:
@@ -87,7 +91,7 @@ class _Loop:
             self.train_log, self.test_log = (logs.Log(folder.path, split, self.step) for split in ("train", "test"))
 
     def run(self):
-        options, batches = self.options, iter(self.batches())
+        options, batches = self.options, self.batches()
         size, images_an_epoch = options.batch_size, len(self.dataset)
         with _Signals() as signals, tqdm(
                 total=self.total * size, initial=self.step * size, unit=" images", disable=None, smoothing=0.05,
@@ -121,14 +125,19 @@ class _Loop:
             return 128 + signals.received
         print(f"Finished {self.total:,} iterations. Results are in {self.folder.path}" + (
             f", pictures in {self.folder.path / 'samples'}." if options.sample else "."))
+        if self.unusable:
+            print(f"{len(self.unusable):,} files were unusable: {self.unusable.log} names them.")
         return 0
 
     def batches(self):
         """Training batches from here on, each replica's part on its device."""
         options = self.options
-        return self.model.strategy.distribute_datasets_from_function(lambda context: pipeline.training_batches(
-            self.dataset, options.batch_size, options.seed, self.step, options.augment, self.unusable,
-            shards=context.num_replicas_in_sync))
+        try:
+            yield from self.model.strategy.distribute_datasets_from_function(lambda context: pipeline.training_batches(
+                self.dataset, options.batch_size, options.seed, self.step, options.augment, self.unusable,
+                shards=context.num_replicas_in_sync))
+        except tf.errors.OpError as error:
+            raise self.unusable.failure or error from None
 
     def report(self, bar, scalars):
         """Shows and logs one iteration's losses; stops the run if they are no numbers, or the files are too bad."""
@@ -142,7 +151,8 @@ class _Loop:
             raise InputError(f"{self.unusable.log} names {len(self.unusable):,} of {len(self.dataset):,} training files that "
                              f"are unusable, more than --max-unusable {self.options.max_unusable:g} percent")
         self.say(bar, f"D {values['dis_loss']:.3f} G {values['gen_loss_gan']:.3f} L1 {values['gen_loss_l1']:.2f} "
-                      f"acc {values['accuracy']:.1f}%")
+                      f"acc {values['accuracy']:.1f}%"
+                      + (f", {len(self.unusable):,} files unusable" if self.unusable else ""))
         if self.options.log:
             self.train_log.scalars(self.epoch, self.step, values)
 

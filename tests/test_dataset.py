@@ -146,7 +146,7 @@ class Evil:
     (pickle.dumps({b"data": [1, 2]}), "list"),
     (pickle.dumps([1]), "list"),
     (pickle.dumps({b"data": Evil()}), "system"),
-    (b"not a pickle", "invalid load key")])
+    (b"not a pickle", "no pickle")])
 def test_a_bad_batch_names_its_file_and_runs_nothing(cifar, contents, reason, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (cifar[0] / "data_batch_3").write_bytes(contents)
