@@ -104,6 +104,6 @@ def save(model, dataset, images_used, options):
     kept.pop("record", None)
     folder = model.prefix.parent / "calibrated" / options.dataset
     folder.mkdir(parents=True, exist_ok=True)
-    prefix = folder / f"{options.name}_{options.dataset}-{int(model.step)}"
+    prefix = folder / f"{options.name}_{options.dataset}-{int(model.step.numpy())}"
     checkpoint.save(SimpleNamespace(state=lambda: {**kept, **model.state()}, record=record), prefix, {})
     return prefix

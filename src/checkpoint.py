@@ -9,7 +9,9 @@ from src import devices  # first, for it brings TensorFlow in quietly
 # isort: split
 import contextlib
 import fcntl
+import glob
 import json
+import math
 import os
 import re
 import shutil
@@ -47,7 +49,12 @@ def read(prefix, wanted=None):
 def shapes(prefix):
     """Returns a dict of tensor name -> list of int, from the index alone."""
     try:
-        return tf.train.load_checkpoint(str(prefix)).get_variable_to_shape_map()
+        found = tf.train.load_checkpoint(str(prefix)).get_variable_to_shape_map()
+        announced = sum(abs(math.prod(shape)) for shape in found.values())
+        held = sum(file.stat().st_size for file in Path(prefix).parent.glob(f"{glob.escape(Path(prefix).name)}.data-*"))
+        if announced > held:  # TensorFlow, and we, would make room for it first
+            raise ValueError(f"its index announces {announced:,} values, and its data file has {held:,} bytes")
+        return found
     except Exception as error:
         raise Unreadable(f"{prefix}: this checkpoint cannot be read ({_first_line(error)})") from error
 
@@ -59,13 +66,30 @@ def describe(prefix):
     networks are told by their shapes; its color space is not in it. InputError if it is another program's.
     """
     found = shapes(prefix)
-    if "record" in found:
-        try:
-            record = json.loads(read(prefix, ["record"])["record"])
-            return {**record, "step": int(read(prefix, ["global_step"])["global_step"])}
-        except (ValueError, TypeError) as error:
-            raise Unreadable(f"{prefix}: its record is garbled ({error})") from error
+    try:
+        record = json.loads(read(prefix, ["record"])["record"]) if "record" in found else _describe_original(prefix, found)
+        record["step"] = int(read(prefix, ["global_step"])["global_step"]) if "global_step" in found else 0
+        if not _is_ours(record, found):
+            raise ValueError("it does not describe networks of ours with these variables")
+        return record
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
+        raise Unreadable(f"{prefix}: its record is garbled ({_first_line(error)})") from error
 
+
+def _is_ours(record, found):
+    """Whether a record describes networks that these variables, a dict of name -> shape, belong to: a stranger's could make
+    us build any others, and no end of them."""
+    architecture, kernel, filters = (networks.ARCHITECTURES[record["network"]], record["kernel_size"], record["filters"])
+    widths = [width * filters // 64 or 1 for width, _ in architecture.encoder]
+    return (type(kernel) is type(filters) is int and 0 <= record["step"] < 2 ** 53
+            and [found.get(f"gen/conv{i}/kernel") for i in range(len(widths))] == [
+                [kernel, kernel, before, after] for before, after in zip([1, *widths], widths)]
+            and record.get("color_space", "lab") in ("lab", "rgb") and record["gray_range"] in (1, 255)
+            and record["normalization"] in ("moving", "batch") and record["discriminator"] in (None, *architecture.discriminators)
+            and isinstance(record.get("options", {}), dict))
+
+
+def _describe_original(prefix, found):
     def units(network):
         return [found[f"{network}/conv{i}/kernel"][3] for i in range(100) if f"{network}/conv{i}/kernel" in found]
 
@@ -85,9 +109,8 @@ def describe(prefix):
         if depth not in known:
             raise InputError(f"{prefix}: its discriminator has {depth} units; known for {network} are {sorted(known)}")
         discriminator = known[depth]
-    step = int(read(prefix, ["global_step"])["global_step"]) if "global_step" in found else 0
     return {"network": network, "gray_range": 255, "kernel_size": kernel[0], "filters": kernel[3],
-            "discriminator": discriminator, "normalization": "batch", "step": step, "original": True}
+            "discriminator": discriminator, "normalization": "batch", "original": True}
 
 
 def restore(model, prefix, weights_only=False):
@@ -250,7 +273,7 @@ class RunFolder:
 
     def save(self, model, record):
         """Saves the model at its step, and drops the oldest checkpoints beyond `keep`."""
-        prefix = self.path / f"{'_'.join(self.base)}-{int(model.step)}"
+        prefix = self.path / f"{'_'.join(self.base)}-{int(model.step.numpy())}"
         save(model, prefix, record)
         # Not the original's, which has no step, nor what a run could not go on from, which would push out the good ones.
         ours = [found for found in self.checkpoints() if found.name != "_".join(self.base)]

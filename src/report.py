@@ -184,8 +184,7 @@ def _curves(run_folder, window):
     with tempfile.TemporaryDirectory() as temporary:
         path = Path(temporary) / "curves.png"
         try:
-            lines = len(logs.read(run_folder, "train")["step"])
-            logs.draw(run_folder, min(window, max(1, lines // 5)), path)  # a short run would be averaged to one point
+            logs.draw(run_folder, window, path)
         except ValueError as error:  # a line cut short by a crash
             return f"<p class=dim>The logs cannot be read: {escape(str(error))}</p>"
         with Image.open(path) as picture:

@@ -60,7 +60,7 @@ def run(options):
     total = math.ceil(options.epochs * len(dataset) / options.batch_size)
     print(f"{options.dataset}: {len(dataset):,} training images, {options.epochs} epochs of batches of {options.batch_size}: "
           f"{total:,} iterations, on {devices.describe()} in {model.precision}, seed {options.seed}.", flush=True)
-    if model.step >= total:
+    if int(model.step.numpy()) >= total:
         print(f"This run is finished: {folder.checkpoints()[0]} has done all {total:,} iterations. More --epochs would go "
               "on; another --checkpoints-path or --name starts afresh.")
         return 0
@@ -84,7 +84,7 @@ class _Loop:
     def __init__(self, options, model, dataset, tests, folder, total, record):
         self.options, self.model, self.dataset, self.tests = options, model, dataset, tests
         self.folder, self.total, self.record = folder, total, record
-        self.step = self.start = int(model.step)
+        self.step = self.start = int(model.step.numpy())
         self.saved, self.began = None, time.monotonic()
         self.unusable = pipeline.Unusable(folder.path / "unusable_files.log")
         if options.log:

@@ -1,0 +1,79 @@
+"""Several devices: two logical CPUs stand for two GPUs, in a process of their own since devices are chosen once."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from src import devices
+from src.errors import InputError
+
+TWO = """
+import json, sys
+from src import devices
+import numpy as np, tensorflow as tf
+tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2)
+from src import checkpoint, networks, pipeline
+from src.dataset import open_dataset
+from src.model import Model
+
+dataset = open_dataset("demo", "", "train")
+networks.batch_statistics = lambda norm, x, seen=None: networks.moving_statistics(norm, x)  # else replicas differ by theirs
+two = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+
+def train(strategy, iterations, start=None):
+    model = Model("cifar10", filters=4, strategy=strategy, seed=3)
+    model.prepare_training()
+    model.generator.dropouts = 0
+    if start:
+        checkpoint.restore(model, start)
+    step = int(model.step.numpy())
+    batches = iter(model.strategy.distribute_datasets_from_function(lambda context: pipeline.training_batches(
+        dataset, 16, 5, step, shards=context.num_replicas_in_sync)))
+    for _ in range(iterations):
+        losses = model.train_step(next(batches))
+    return model, {name: float(model.strategy.experimental_local_results(loss)[0]) for name, loss in losses.items()}
+
+def difference(a, b):
+    a, b = ({name: tf.convert_to_tensor(v).numpy() for name, v in model.state().items()} for model in (a, b))
+    return max(float(np.abs(a[name].astype(float) - b[name]).max()) for name in a if "Adam" not in name)
+
+double, double_losses = train(two, 2)
+copies = {name: [x.numpy() for x in two.experimental_local_results(v)] for name, v in double.state().items()}
+single, single_losses = train(None, 2)
+for name, model in (("double", double), ("single", single)):
+    checkpoint.save(model, f"{sys.argv[1]}/{name}-2", {})
+there, _ = train(None, 1, f"{sys.argv[1]}/double-2")
+back, _ = train(two, 1, f"{sys.argv[1]}/single-2")
+print(json.dumps({"double": double_losses, "single": single_losses, "apart": difference(double, single),
+                  "later": difference(there, back), "steps": [int(m.step.numpy()) for m in (there, back)],
+                  "unequal": [name for name, (first, second) in copies.items() if (first != second).any()],
+                  "colorized": [int(m.colorize(dataset.images[:2]).sum()) for m in (double, single)]}))
+"""
+
+
+def test_two_devices_train_as_one(tmp_path):
+    result = subprocess.run([sys.executable, "-c", TWO, tmp_path], capture_output=True, text=True,
+                            cwd=Path(__file__).parent.parent)
+    assert result.returncode == 0, result.stderr
+    seen = json.loads(result.stdout.splitlines()[-1])
+    assert seen["unequal"] == []  # the replicas' weights, optimizers and statistics
+    assert seen["double"] == pytest.approx(seen["single"], rel=1e-5, abs=1e-5)
+    assert seen["apart"] < 1e-5
+    assert seen["later"] < 1e-5 and seen["steps"] == [3, 3]  # saved on two, resumed on one, and the other way round
+    assert seen["colorized"][0] == pytest.approx(seen["colorized"][1], rel=1e-3)
+
+
+def test_devices_that_are_not_there(monkeypatch, capsys):
+    with monkeypatch.context() as patched:
+        patched.setattr(devices.tf.config, "list_physical_devices", lambda kind: ["GPU:0", "GPU:1"])
+        with pytest.raises(InputError, match="--gpu-ids 0,2: this machine has GPUs 0 to 1"):
+            devices.select([0, 2])
+    if not devices.tf.config.list_physical_devices("GPU"):
+        devices.select([0])
+        assert capsys.readouterr().out.count("\n") == 1
+        devices.select([])
+        assert capsys.readouterr().out == ""
+        assert devices.precision("auto") == "float32" and devices.jit("auto", devices.select([])) is False
