@@ -9,9 +9,7 @@ from src import devices  # first, for it brings TensorFlow in quietly
 # isort: split
 import contextlib
 import fcntl
-import glob
 import json
-import math
 import os
 import re
 import shutil
@@ -22,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from src import images, networks
+from src import bundle, images, networks
 from src.errors import InputError
 from src.model import Model
 
@@ -38,10 +36,10 @@ def read(prefix, wanted=None):
 
     Unreadable if bytes are missing or do not match their checksums.
     """
+    found = shapes(prefix)
     try:
         reader = tf.train.load_checkpoint(str(prefix))
-        names = reader.get_variable_to_shape_map() if wanted is None else wanted
-        return {name: reader.get_tensor(name) for name in names}
+        return {name: reader.get_tensor(name) for name in (found if wanted is None else wanted)}
     except Exception as error:  # TensorFlow raises a dozen kinds, RuntimeError and UnicodeDecodeError among them
         raise Unreadable(f"{prefix}: this checkpoint cannot be read ({_first_line(error)})") from error
 
@@ -49,12 +47,7 @@ def read(prefix, wanted=None):
 def shapes(prefix):
     """Returns a dict of tensor name -> list of int, from the index alone."""
     try:
-        found = tf.train.load_checkpoint(str(prefix)).get_variable_to_shape_map()
-        announced = sum(abs(math.prod(shape)) for shape in found.values())
-        held = sum(file.stat().st_size for file in Path(prefix).parent.glob(f"{glob.escape(Path(prefix).name)}.data-*"))
-        if announced > held:  # TensorFlow, and we, would make room for it first
-            raise ValueError(f"its index announces {announced:,} values, and its data file has {held:,} bytes")
-        return found
+        return bundle.shapes(prefix)
     except Exception as error:
         raise Unreadable(f"{prefix}: this checkpoint cannot be read ({_first_line(error)})") from error
 
@@ -85,7 +78,8 @@ def _is_ours(record, found):
             and [found.get(f"gen/conv{i}/kernel") for i in range(len(widths))] == [
                 [kernel, kernel, before, after] for before, after in zip([1, *widths], widths)]
             and record.get("color_space", "lab") in ("lab", "rgb") and record["gray_range"] in (1, 255)
-            and record["normalization"] in ("moving", "batch") and record["discriminator"] in (None, *architecture.discriminators)
+            and record["normalization"] in ("moving", "batch")
+            and record["discriminator"] in (None, *architecture.discriminators)
             and isinstance(record.get("options", {}), dict))
 
 

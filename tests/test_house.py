@@ -11,7 +11,7 @@ ROWS = [
     ["errors", "options", "color", "images", "losses"],
     ["dataset", "networks", "metrics", "logs", "devices"],
     ["pipeline", "model"],
-    ["checkpoint", "calibration"],
+    ["bundle", "checkpoint", "calibration"],
     ["training", "report", "evaluation", "colorization", "turing_score", "turing_trials", "turing_window", "turing_web", "turing"],
 ]
 ORDER = [room for row in ROWS for room in row]
@@ -48,7 +48,7 @@ def test_imports_go_one_way(room):
 
 
 def test_only_the_last_row_sees_the_options_object():
-    for room in ORDER[:ORDER.index("checkpoint")]:
+    for room in ORDER[:ORDER.index("bundle")]:
         if room not in ("options", "dataset"):
             assert "options." not in (SRC / f"{room}.py").read_text(), room
 
