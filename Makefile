@@ -11,7 +11,7 @@ demo: $(VENV)/run
 
 test: $(VENV)/dev
 	$(VENV)/bin/ruff check
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n 2 --dist loadfile
 
 torture: $(VENV)/dev
 	$(RUN) -m pytest -m torture

@@ -108,7 +108,7 @@ def test_files_that_are_no_checkpoint(tmp_path, contents):
     for suffix in (".index", ".data-00000-of-00001"):
         (tmp_path / f"CGAN_cifar10{suffix}").write_bytes(contents)
     for path in (tmp_path, tmp_path / "CGAN_cifar10"):
-        with pytest.raises(InputError, match="cannot be read|can be read"):
+        with pytest.raises(InputError, match=r"cannot be read|can be read"):
             opened(path)
 
 

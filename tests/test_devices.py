@@ -14,7 +14,8 @@ TWO = """
 import json, sys
 from src import devices
 import numpy as np, tensorflow as tf
-tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2)
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 from src import checkpoint, networks, pipeline
 from src.dataset import open_dataset
 from src.model import Model

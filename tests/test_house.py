@@ -12,7 +12,8 @@ ROWS = [
     ["dataset", "networks", "metrics", "logs", "devices"],
     ["pipeline", "model"],
     ["bundle", "checkpoint", "calibration"],
-    ["training", "report", "evaluation", "colorization", "turing_score", "turing_trials", "turing_window", "turing_web", "turing"],
+    ["training", "report", "evaluation", "colorization",
+     "turing_score", "turing_trials", "turing_window", "turing_web", "turing"],
 ]
 ORDER = [room for row in ROWS for room in row]
 
