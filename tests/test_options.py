@@ -22,7 +22,8 @@ def test_the_originals_defaults():
     expected = dict(
         name="CGAN", dataset="places365", dataset_path=Path("dataset/places365"),
         checkpoints_path=Path("checkpoints/places365"), batch_size=16, color_space="lab", epochs=30, lr=3e-4,
-        lr_decay_rate=0.1, lr_decay_steps=5e5, beta1=0, l1_weight=100, augment=True, label_smoothing=False, acc_thresh=2.0, kernel_size=4, save=True, save_interval=1000, sample=True,
+        lr_decay_rate=0.1, lr_decay_steps=5e5, beta1=0, l1_weight=100,
+        augment=True, label_smoothing=False, acc_thresh=2.0, kernel_size=4, save=True, save_interval=1000, sample=True,
         sample_size=8, sample_interval=1000, validate=True, validate_interval=0, log=True, log_interval=10, visualize=False,
         visualize_window=100, gpu_ids=[0])
     assert {name: options[name] for name in expected} == expected
