@@ -439,7 +439,7 @@ def test_a_folder_in_which_every_file_is_broken(folder, tmp_path, small_networks
         if path.is_file():
             path.write_bytes(b"broken")
     result = train_on(folder, tmp_path / "out", "--sample", "0", "--validate", "0")
-    refused(result, "met no usable training image; 25 of 25 files are unusable", "not a readable JPEG")
+    refused(result, "met no usable training image; 25 of 25 files are unusable, such as data_256")
 
 
 @pytest.mark.slow
