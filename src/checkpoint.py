@@ -160,14 +160,6 @@ def first_readable(prefixes, use):
     return None
 
 
-def folder_of(options):
-    """The folder of a command's checkpoint, which --checkpoints-path names by itself, by its parent, or by a prefix."""
-    path = options.checkpoints_path
-    itself = path.with_name(f"{path.name}.index").is_file()
-    parent = not path.is_dir() and candidates(path.parent, options.name, options.dataset)
-    return path.parent if itself or parent else path
-
-
 def load_for_inference(options):
     """Opens the newest readable checkpoint that the options name, ours or the original's, for evaluation and use, on the
     first of their devices.
@@ -179,7 +171,7 @@ def load_for_inference(options):
         print(f"Only training uses several GPUs: GPU {options.gpu_ids[0]} is taken.", flush=True)
     path = options.checkpoints_path
     one = path.with_name(f"{path.name}.index").is_file()
-    prefixes = [path] if one else candidates(folder_of(options), options.name, options.dataset)
+    prefixes = [path] if one else candidates(path, options.name, options.dataset)
     if not prefixes:
         raise InputError(f"{path}: no checkpoint {options.name}_{options.dataset} here; train one (python train.py --dataset "
                          f"{options.dataset}), or name another folder or prefix with --checkpoints-path")

@@ -88,7 +88,7 @@ OPTIONS = (
     ("dataset", "places365", str, EVERY, "the images, and with them the networks"),
     ("dataset-path", "./dataset", Path, EVERY, "folder of the dataset; ./dataset becomes ./dataset/<dataset>"),
     ("checkpoints-path", "./checkpoints", Path, EVERY,
-     "folder of checkpoints; becomes <folder>/<dataset>. Except for training also one checkpoint's prefix"),
+     "folder of checkpoints; becomes <folder>/<dataset>. Except for training also that one, or one checkpoint's prefix"),
     ("gpu-ids", "0", gpu_ids, EVERY, "GPUs, e.g. 0 or 0,1,2; -1: the CPU"),
     ("batch-size", 16, positive_count, EVERY, "images, over all devices"),
     ("download", False, boolean, TRAIN + EVALUATE + TURING, "fetch CIFAR-10's official archive if it is missing"),
@@ -196,8 +196,11 @@ def parse(argv, mode, datasets):
     options.dataset_path, options.checkpoints_path = Path(options.dataset_path), Path(options.checkpoints_path)
     if options.dataset_path == Path("dataset"):
         options.dataset_path /= options.dataset
-    prefix = options.checkpoints_path
-    if mode == "train" or not prefix.with_name(f"{prefix.name}.index").is_file():
+    typed = options.checkpoints_path
+    prefix = typed.with_name(f"{typed.name}.index").is_file()
+    folder = typed.is_dir() and not (typed / options.dataset).is_dir() and any(
+        file.name.startswith(f"{options.name}_{options.dataset}") and file.suffix == ".index" for file in typed.iterdir())
+    if mode == "train" or not (prefix or folder):
         options.checkpoints_path /= options.dataset
     published = datasets[options.dataset].test_images
     size = {"train": "sample_size", "turing": "test_size"}.get(mode)

@@ -108,7 +108,8 @@ def _continue_or_begin(folder: Path, test: dict, pairs: list[Pair]) -> Trials:
 def run(options) -> int:
     """`--mode turing`: draw, colorize, ask, report; or with `--summary` only report. InputError if it cannot."""
     path = options.checkpoints_path
-    folder = (path if path.is_dir() else path.parent) / "turing"  # no folder: one checkpoint's prefix
+    prefix = path.with_name(f"{path.name}.index").is_file()
+    folder = (path.parent if prefix else path) / "turing"
     if options.summary:
         file = folder / "trials.csv"
         if not file.exists():
