@@ -261,13 +261,16 @@ class RunFolder:
         """Saves the model at its step, and drops the oldest checkpoints beyond `keep`."""
         prefix = self.path / f"{'_'.join(self.base)}-{int(model.step.numpy())}"
         save(model, prefix, record)
-        # Not the original's, which has no step, nor what a run could not go on from, which would push out the good ones.
+        self.prune(prefix)
+
+    def prune(self, newest):
+        """Drops what is older than the `keep` newest checkpoints from this one on, which is a good one."""
+        # Not the original's, which has no step, nor newer ones that could not be read: they would push out the good ones.
         ours = [found for found in self.checkpoints() if found.name != "_".join(self.base)]
-        for old in ours[ours.index(prefix):][self.keep:]:
+        for old in ours[ours.index(newest) if newest in ours else len(ours):][self.keep:]:
             for file in sorted(old.parent.glob(f"{old.name}.*"), reverse=True):  # "index" before "data"
                 with contextlib.suppress(OSError):
                     file.unlink()
-        return prefix
 
 
 def _first_line(error):

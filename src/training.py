@@ -56,7 +56,9 @@ def run(options):
     model.prepare_training(options.lr, options.lr_decay_rate, options.lr_decay_steps, options.beta1, options.l1_weight,
                            options.label_smoothing, options.acc_thresh)
     if before:
-        checkpoint.first_readable(prefixes, lambda prefix: _go_on(model, prefix, fixed, options))
+        newest = checkpoint.first_readable(prefixes, lambda prefix: _go_on(model, prefix, fixed, options))
+        if options.save:
+            folder.prune(newest)  # a killed run may have saved, and not come to that
     total = math.ceil(options.epochs * len(dataset) / options.batch_size)
     print(f"{options.dataset}: {len(dataset):,} training images, {options.epochs} epochs of batches of {options.batch_size}: "
           f"{total:,} iterations, on {devices.describe()} in {model.precision}, seed {options.seed}.", flush=True)
@@ -240,7 +242,8 @@ class _Signals:
 
 
 def _go_on(model, prefix, fixed, options):
-    """Restores a run from a checkpoint of ours, or starts one from the original's weights; says what has changed."""
+    """Restores a run from a checkpoint of ours, or starts one from the original's weights; says what has changed, and
+    returns the prefix."""
     record = checkpoint.describe(prefix)
     if record.get("original"):
         record |= {key: fixed[key] for key in ("dataset", "images", "color_space")}  # what it cannot tell
@@ -252,11 +255,12 @@ def _go_on(model, prefix, fixed, options):
     checkpoint.restore(model, prefix, weights_only=bool(record.get("original")))
     if record.get("original"):
         print(f"Starting from the weights of {prefix}, a checkpoint of the original program; Adam and the schedule start anew.")
-        return
+        return prefix
     now = _plain(options)
     changed = [f"--{name.replace('_', '-')} {value} -> {now[name]}" for name, value in record["options"].items()
                if name in now and now[name] != value and name not in ("dataset_path", "checkpoints_path", "seed_drawn")]
     print(f"Going on from {prefix}" + (f"; changed since: {', '.join(changed)}" if changed else ""), flush=True)
+    return prefix
 
 
 def _plain(options):
