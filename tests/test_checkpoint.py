@@ -158,6 +158,12 @@ def test_training_goes_on_from_the_one_before(two, cli):
     assert "WARNING" in result.stderr and "CGAN_demo-2" in result.stderr and f"Going on from {two}/CGAN_demo-1" in result.stdout
 
 
+def test_a_run_killed_between_saving_and_pruning(two, cli):
+    result = cli("train.py", *TINY, "--checkpoints-path", two.parent, "--keep", "1")
+    assert result.code == 0 and "This run is finished" in result.stdout
+    assert sorted(path.name for path in two.glob("CGAN*.index")) == ["CGAN_demo-2.index"]
+
+
 @pytest.mark.parametrize("contents", [None, "", "garbage \0\xff", 'model_checkpoint_path: "gone"\n'])
 def test_the_state_file_is_not_needed(two, contents):
     (two / "checkpoint").unlink()
