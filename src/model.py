@@ -7,8 +7,8 @@ from src import color, losses, metrics, networks
 
 
 class Adam(keras.optimizers.Adam):
-    """Keras' Adam through TensorFlow's one fused kernel: on a CPU the dozen passes over memory of Keras' own
-    formulation take a tenth of the iteration. The formula is the same, TensorFlow 1's."""
+    """Keras' Adam through TensorFlow's one fused kernel, which spares the dozen passes over memory of Keras' own
+    formulation. The formula is the same, TensorFlow 1's."""
 
     def update_step(self, gradient, variable, learning_rate):
         m, v = (slots[self._get_variable_index(variable)].value for slots in (self._momentums, self._velocities))
