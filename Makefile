@@ -6,7 +6,7 @@ RUN := $(VENV)/bin/python
 .PHONY: demo test torture clean
 
 demo: $(VENV)/run
-	$(RUN) train.py --dataset demo --filters 32 --batch-size 16 --epochs 3 --seed 1 --sample-interval 200 --save-interval 200
+	$(RUN) train.py --dataset demo --filters 32 --batch-size 16 --epochs 2 --seed 1 --sample-interval 200 --save-interval 200
 	@echo "Pictures (gray | original | colorized): $$(ls -t checkpoints/demo/samples/*.png | head -n 1)"
 
 test: $(VENV)/dev
