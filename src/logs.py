@@ -16,7 +16,7 @@ HEADER = f"# epoch step {' '.join(COLUMNS)}"
 class Log:
     """Writes the scalars and pictures of one split, "train" or "test", of a run that goes on behind `step`."""
 
-    def __init__(self, folder, split, step, tensorboard=True):
+    def __init__(self, folder, split, step):
         import tensorflow as tf  # here, so that reading and drawing need none
 
         self.path, self.split, self.tf = Path(folder) / f"log_{split}.dat", split, tf
@@ -25,7 +25,7 @@ class Log:
         with images.beside(self.path) as part:
             part.write_text("\n".join([HEADER, *kept, ""]))
         with self._written():
-            self.writer = tf.summary.create_file_writer(str(Path(folder) / "tensorboard" / split)) if tensorboard else None
+            self.writer = tf.summary.create_file_writer(str(Path(folder) / "tensorboard" / split))
 
     def scalars(self, epoch, step, values):
         """Appends a line: values by the names of losses.py, and accuracy in percent."""

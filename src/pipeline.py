@@ -35,7 +35,7 @@ class Unusable:
                     file.write(f"{name}\t{' '.join(str(reason).split())}\n")
 
 
-def training_batches(dataset, batch_size, seed, start=0, augment=True, unusable=None, shard=0, shards=1):
+def training_batches(dataset, batch_size, seed, start=0, augment=True, unusable=None, shards=1):
     """Endless tf.data.Dataset of training batches, uint8 (batch_size / shards, S, S, 3), from iteration `start` on.
 
     Position p of the run, counted in images, is image p % N of epoch p // N, in an order of that epoch's own. So a batch
@@ -45,8 +45,7 @@ def training_batches(dataset, batch_size, seed, start=0, augment=True, unusable=
     Args:
         augment: mirror half of the images.
         unusable: an Unusable. A file that cannot be read, or has no color to learn, is replaced by one drawn from (seed, p).
-        shard, shards: element e holds part (shard + e) % shards of a batch, so that replicas share it in order; see
-            `parts` in training.
+        shards: parts of a batch, each an element, in order: one for each replica.
     """
     n, part = len(dataset), batch_size // shards
     unusable = Unusable() if unusable is None else unusable
@@ -90,7 +89,7 @@ def training_batches(dataset, batch_size, seed, start=0, augment=True, unusable=
             pixels = tf.where(mirrored[:, None, None, None], pixels[:, :, ::-1], pixels)
         return pixels
 
-    elements = tf.data.Dataset.range(start * shards + shard, np.iinfo(np.int64).max)
+    elements = tf.data.Dataset.range(start * shards, np.iinfo(np.int64).max)
     return elements.map(batch, tf.data.AUTOTUNE, deterministic=True).prefetch(2)
 
 
