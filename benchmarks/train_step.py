@@ -1,0 +1,142 @@
+"""Times the training iteration, on a batch that stays on the device, against this machine's own rate of float32 matrix products.
+
+    python benchmarks/train_step.py --dataset cifar10 --precision float32 --batch-size 128
+
+The iteration is the one that train.py runs, Model.train_step, after warm-up; the operations are those it needs (flops.py).
+With --loop also the training loop around it: how much longer an iteration takes in `training.run`, input, progress and logs
+included, and how long the loop itself keeps the host busy, seen with a step that does nothing.
+
+The last line is a JSON object. Rates are medians over the timed iterations.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from src import devices, options, training  # devices first, for it brings TensorFlow in quietly
+
+# isort: split
+import numpy as np
+import tensorflow as tf
+from flops import flops_per_image
+
+from src.dataset import DATASETS
+from src.model import Model
+
+
+def seconds(function, times):
+    """How long each of `times` calls takes until its result is on the host."""
+    taken = []
+    for _ in range(times):
+        start = time.perf_counter()
+        tf.nest.map_structure(lambda tensor: tensor.numpy(), function())
+        taken.append(time.perf_counter() - start)
+    return taken
+
+
+def matrix_product(side):
+    """Returns a function that multiplies two float32 matrices of (side, side) and hands back one number."""
+    a, b = (tf.random.stateless_normal((side, side), (1, seed)) for seed in (1, 2))
+    return tf.function(lambda: tf.matmul(a, b)[0, 0])
+
+
+def in_the_loop(arguments, step=None):
+    """Runs the training loop on generated images. Returns (seconds an iteration, seconds of it that the loop's thread computes).
+
+    Args:
+        step: what to call instead of Model.train_step; the time it takes on the loop's thread is not the loop's.
+    """
+    marks = []
+
+    class Marked(Model):
+        """Notes when an iteration is handed out, and what the loop's thread has computed outside of it."""
+
+        def prepare_training(self, *args, **kwargs):
+            super().prepare_training(*args, **kwargs)
+            bare, inside = step or self.train_step, 0.0
+
+            def marked(images):
+                nonlocal inside
+                marks.append((time.perf_counter(), time.thread_time() - inside))
+                start = time.thread_time()
+                scalars = bare(images)
+                inside += time.thread_time() - start
+                return scalars
+
+            self.train_step = marked
+
+    with tempfile.TemporaryDirectory() as folder:
+        iterations = arguments.warm_up + (arguments.iterations if step is None else 1000)
+        images = np.random.default_rng(0).integers(0, 256, (4 * arguments.batch_size, *arguments.shape), np.uint8)
+        network = DATASETS[arguments.dataset]
+        DATASETS["generated"] = type("Generated", (DATASETS["demo"],), {
+            "network": network.network, "size": network.size, "load": lambda *_: (images, [str(i) for i in range(len(images))])})
+        words = {"dataset": "generated", "checkpoints-path": folder, "batch-size": arguments.batch_size, "seed": 1,
+                 "epochs": -(-iterations // 4), "precision": arguments.precision, "jit": arguments.jit,
+                 "save": False, "sample": False, "validate": False,
+                 "filters": arguments.filters if step is None else 1}
+        before, training.Model = training.Model, Marked
+        try:
+            training.run(options.parse([f"--{name}={value}" for name, value in words.items()], "train", DATASETS))
+        finally:
+            training.Model = before
+    (begin, busy), (end, busy_then) = marks[arguments.warm_up], marks[-1]
+    count = len(marks) - 1 - arguments.warm_up
+    return (end - begin) / count, (busy_then - busy) / count
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--dataset", choices=["cifar10", "places365"], default="cifar10")
+    parser.add_argument("--precision", choices=["auto", "float32", "bfloat16", "float16"], default="auto")
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--filters", type=int, default=64)
+    parser.add_argument("--jit", choices=["auto", "True", "False"], default="auto")
+    parser.add_argument("--iterations", type=int, default=10, help="timed ones")
+    parser.add_argument("--warm-up", type=int, default=3, help="iterations before")
+    parser.add_argument("--matrix", type=int, default=4096, help="side of the matrices")
+    parser.add_argument("--loop", action="store_true", help="time the training loop as well")
+    arguments = parser.parse_args()
+
+    strategy = devices.select([0])
+    model = Model(arguments.dataset, filters=arguments.filters, precision=devices.precision(arguments.precision),
+                  jit=devices.jit(options.boolean_or_auto(arguments.jit), strategy), strategy=strategy)
+    model.prepare_training()
+    arguments.shape = (model.size, model.size, 3)
+    images = tf.constant(np.random.default_rng(0).integers(
+        0, 256, (arguments.batch_size, *arguments.shape), dtype=np.uint8))
+    product = matrix_product(arguments.matrix)
+    seconds(product, 2)
+    seconds(lambda: model.train_step(images), arguments.warm_up)
+    # The matrix product before and after, for the machine's clock may change in between.
+    products = seconds(product, 5)
+    steps = seconds(lambda: model.train_step(images), arguments.iterations)
+    products += seconds(product, 5)
+    step = statistics.median(steps)
+    result = {"dataset": arguments.dataset, "precision": model.precision, "batch_size": arguments.batch_size,
+              "images_per_s": arguments.batch_size / step,
+              "flops_per_s": flops_per_image(model) * arguments.batch_size / step,
+              "matrix_flops_per_s": 2 * arguments.matrix ** 3 / statistics.median(products)}
+    result["ratio"] = result["flops_per_s"] / result["matrix_flops_per_s"]
+    result |= {"device": devices.describe(), "jit": model.jit, "gflop_per_image": flops_per_image(model) / 1e9,
+               "ms_per_iteration": 1e3 * step, "ms_least": 1e3 * min(steps), "ms_most": 1e3 * max(steps)}
+    print(f"{arguments.dataset}, {model.precision}, batches of {arguments.batch_size}, on {result['device']}: "
+          f"{result['images_per_s']:.1f} images/s, {result['flops_per_s'] / 1e9:.1f} GFLOP/s; a float32 matrix product "
+          f"{result['matrix_flops_per_s'] / 1e9:.1f} GFLOP/s; ratio {result['ratio']:.3f}", flush=True)
+    if arguments.loop:
+        whole, _ = in_the_loop(arguments)
+        scalars = model.train_step(images)
+        _, host = in_the_loop(arguments, lambda images: scalars)
+        result |= {"loop_ms_per_iteration": 1e3 * whole, "loop_share": whole / step - 1, "host_ms_per_iteration": 1e3 * host}
+        print(f"In the training loop an iteration takes {1e3 * whole:.1f} ms, {100 * result['loop_share']:+.1f}%; the loop keeps the "
+              f"host's thread busy for {1e3 * host:.2f} ms of an iteration")
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
