@@ -16,7 +16,7 @@ from conftest import TINY
 from parity.write_tf1_checkpoint import write
 from PIL import Image
 
-from src import logs
+from src import color, logs, networks, training
 from src.checkpoint import read
 from src.model import Model
 
@@ -209,6 +209,54 @@ def test_the_loop_compiles_once_and_learns():
     assert model.train_step.experimental_get_tracing_count() == 1
     assert (model.generator.by_name()["gen/bn_conv0/moving_mean"].numpy() != before).all()
     assert model.step == 63 and model.optimizers["gen"].iterations == 126
+
+
+def test_the_loop_compiles_once_and_reads_only_what_it_shows(tmp_path, cli, monkeypatch):
+    """Over epochs, a last batch and all intervals there is one trace, and no scalar comes to the host unless it is shown."""
+    models, read = [], []
+
+    class Scalar:
+        def __init__(self, tensor):
+            self.tensor = tensor
+
+        def __float__(self):
+            read.append(self)
+            return float(self.tensor)
+
+    class Watched(Model):
+        def prepare_training(self, *args):
+            super().prepare_training(*args)
+            models.append(self)
+            self.compiled = self.train_step
+            self.train_step = lambda images: {name: Scalar(value) for name, value in self.compiled(images).items()}
+
+    monkeypatch.setattr(training, "Model", Watched)
+    result = cli("train.py", "--dataset", "demo", "--filters", "2", "--batch-size", "1000", "--epochs", "3", "--seed", "7",
+                 "--checkpoints-path", tmp_path, "--log-interval", "4", "--validate-interval", "5", "--sample-interval", "5")
+    assert result.code == 0, result.stderr
+    assert models[0].step == 11 and models[0].compiled.experimental_get_tracing_count() == 1
+    assert len(read) == 3 * len(logs.COLUMNS)  # after iterations 4, 8 and the last
+
+
+@pytest.mark.parametrize("precision, jit, tolerance", [("bfloat16", False, 0.02), ("float16", False, 0.01), ("float32", True, 1e-4)])
+def test_precision_and_xla_change_the_speed_alone(precision, jit, tolerance, monkeypatch):
+    """Variables, statistics and losses stay float32, and training goes the same way as plainly it does."""
+    monkeypatch.setattr(networks, "DROPOUT", 0.0)  # XLA draws other numbers
+    images = np.random.default_rng(0).integers(0, 256, (16, 32, 32, 3), np.uint8)
+    losses, models = [], []
+    for options in ({}, {"precision": precision, "jit": jit}):
+        model = Model("cifar10", filters=4, seed=1, **options)
+        model.prepare_training(lr=1e-4)
+        losses.append([[value.numpy() for value in model.train_step(images).values()][:-1] for _ in range(3)])
+        models.append(model)
+    assert all(variable.dtype == tf.float32 for variable in models[1].state().values() if variable.dtype.is_floating)
+    np.testing.assert_allclose(losses[1], losses[0], rtol=tolerance)
+    if precision != "float32":
+        assert (np.array(losses[1][0]) != losses[0][0]).all()  # it was computed in it
+    saved = models[1].state().keys() - models[0].state().keys()
+    assert saved == ({"gen/loss_scale", "gen/loss_scale_counter", "dis/loss_scale", "dis/loss_scale_counter"}
+                     if precision == "float16" else set())
+    assert models[1].generate(color.luma(images)).dtype == tf.float32
 
 
 def test_an_images_colors_do_not_depend_on_its_batch():
