@@ -1,5 +1,7 @@
 """Model: the two networks, their optimizers, one training iteration, and what they do at inference."""
 
+import functools
+
 import keras
 import tensorflow as tf
 
@@ -60,13 +62,16 @@ class Model:
     # Training
 
     def prepare_training(self, lr=3e-4, lr_decay_rate=0.1, lr_decay_steps=5e5, beta1=0.0, l1_weight=100.0,
-                         label_smoothing=False, acc_thresh=2.0):
-        """Makes the optimizers and compiles `train_step`: uint8 RGB images -> dict of scalar losses and accuracy (%)."""
+                         label_smoothing=False, acc_thresh=2.0, dis_lr_factor=1.0):
+        """Makes the optimizers and compiles `train_step`: uint8 RGB images -> dict of scalar losses and accuracy (%).
+
+        dis_lr_factor: the discriminator's learning rate over the generator's (two time scales: Heusel et al. 2017).
+        """
         self.lr, self.lr_decay_rate, self.lr_decay_steps = lr, lr_decay_rate, lr_decay_steps
         self.l1_weight, self.label_smoothing, self.acc_thresh = l1_weight, label_smoothing, acc_thresh
         with self.strategy.scope():
-            for network in (self.generator, self.discriminator):
-                optimizer = Adam(self.learning_rate, beta_1=beta1, beta_2=0.999, epsilon=1e-8)
+            for network, factor in ((self.generator, 1.0), (self.discriminator, dis_lr_factor)):
+                optimizer = Adam(functools.partial(self.learning_rate, factor), beta_1=beta1, beta_2=0.999, epsilon=1e-8)
                 if self.precision == "float16":  # its gradients underflow; bfloat16 has float32's range
                     optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
                 optimizer.build(network.trainable_variables)
@@ -80,9 +85,9 @@ class Model:
             step = tf.function(step, jit_compile=True, autograph=False)
         self.train_step = tf.function(lambda images: self.strategy.run(step, (images,)), autograph=False)
 
-    def learning_rate(self):
+    def learning_rate(self, factor=1.0):
         decay = self.lr_decay_rate ** (tf.cast(self.step, tf.float32) / self.lr_decay_steps)
-        return tf.maximum(1e-8, self.lr * decay)
+        return tf.maximum(1e-8, factor * self.lr * decay)
 
     def iteration(self, gray, target):
         """One training iteration: one discriminator update, then two generator updates.

@@ -102,6 +102,7 @@ OPTIONS = (
      "at inference: moving statistics, or the batch's own like the original; None: as the checkpoint was made for"),
     ("epochs", 30, positive_count, TRAIN, "passes over the training images"),
     ("lr", 3e-4, positive, TRAIN, "learning rate of both networks"),
+    ("dis-lr-factor", 1.0, positive, TRAIN, "the discriminator's learning rate, times --lr"),
     ("lr-decay-rate", 0.1, number(float, 0, 1, above=True), TRAIN, "factor of the learning rate..."),
     ("lr-decay-steps", 5e5, positive, TRAIN, "...over this many iterations"),
     ("beta1", 0.0, number(float, 0, 0.9999), TRAIN, "Adam's momentum"),

@@ -54,7 +54,7 @@ def run(options):
                   normalization=options.normalization, precision=devices.precision(options.precision),
                   jit=devices.jit(options.jit, strategy), seed=options.seed, strategy=strategy)
     model.prepare_training(options.lr, options.lr_decay_rate, options.lr_decay_steps, options.beta1, options.l1_weight,
-                           options.label_smoothing, options.acc_thresh)
+                           options.label_smoothing, options.acc_thresh, options.dis_lr_factor)
     if before:
         newest = checkpoint.first_readable(prefixes, lambda prefix: _go_on(model, prefix, fixed, options))
         if options.save:

@@ -274,3 +274,17 @@ def test_the_learning_rate_decays():
     for step, expected in ((0, 3e-4), (5000, 3e-4 * 0.1 ** 0.5), (20_000, 3e-6), (100_000, 1e-8)):
         model.step.assign(step)
         assert model.learning_rate().numpy() == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_discriminator_can_learn_at_its_own_rate():
+    images, moves = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8), []
+    for factor in (1, 0.1):
+        model = Model("cifar10", filters=2, seed=1)
+        model.prepare_training(lr=1e-3, dis_lr_factor=factor)
+        kernels = [network.by_name()[f"{network.name}/conv1/kernel"] for network in (model.generator, model.discriminator)]
+        before = [kernel.numpy() for kernel in kernels]
+        model.train_step(images)
+        moves.append([np.abs(kernel.numpy() - old).max() for kernel, old in zip(kernels, before)])
+    # Adam's first step is as large as the rate, whatever the gradient.
+    np.testing.assert_allclose([moves[0][1], moves[1][1]], [1e-3, 1e-4], rtol=0.01)
+    assert moves[0][0] == pytest.approx(moves[1][0], rel=0.5)
