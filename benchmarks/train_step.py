@@ -1,4 +1,4 @@
-"""Times the training iteration, on a batch that stays on the device, against this machine's own rate of float32 matrix products.
+"""Times the training iteration, on a batch that stays on the device, against the machine's rate of float32 matrix products.
 
     python benchmarks/train_step.py --dataset cifar10 --precision float32 --batch-size 128
 
@@ -46,10 +46,9 @@ def matrix_product(side):
 
 
 def in_the_loop(arguments, step=None):
-    """Runs the training loop on generated images. Returns (seconds an iteration, seconds of it that the loop's thread computes).
+    """Runs the training loop on generated images, with `step` in place of Model.train_step if one is given.
 
-    Args:
-        step: what to call instead of Model.train_step; the time it takes on the loop's thread is not the loop's.
+    Returns: seconds that an iteration takes, and those of them in which the loop's thread computes outside of the step.
     """
     marks = []
 
@@ -73,9 +72,9 @@ def in_the_loop(arguments, step=None):
     with tempfile.TemporaryDirectory() as folder:
         iterations = arguments.warm_up + (arguments.iterations if step is None else 1000)
         images = np.random.default_rng(0).integers(0, 256, (4 * arguments.batch_size, *arguments.shape), np.uint8)
-        network = DATASETS[arguments.dataset]
+        names = [str(i) for i in range(len(images))]
         DATASETS["generated"] = type("Generated", (DATASETS["demo"],), {
-            "network": network.network, "size": network.size, "load": lambda *_: (images, [str(i) for i in range(len(images))])})
+            "network": arguments.dataset, "size": images.shape[1], "load": lambda *_: (images, names)})
         words = {"dataset": "generated", "checkpoints-path": folder, "batch-size": arguments.batch_size, "seed": 1,
                  "epochs": -(-iterations // 4), "precision": arguments.precision, "jit": arguments.jit,
                  "save": False, "sample": False, "validate": False,
@@ -133,8 +132,8 @@ def main():
         scalars = model.train_step(images)
         _, host = in_the_loop(arguments, lambda images: scalars)
         result |= {"loop_ms_per_iteration": 1e3 * whole, "loop_share": whole / step - 1, "host_ms_per_iteration": 1e3 * host}
-        print(f"In the training loop an iteration takes {1e3 * whole:.1f} ms, {100 * result['loop_share']:+.1f}%; the loop keeps the "
-              f"host's thread busy for {1e3 * host:.2f} ms of an iteration")
+        print(f"In the training loop an iteration takes {1e3 * whole:.1f} ms, {100 * result['loop_share']:+.1f}%; "
+              f"the loop keeps the host's thread busy for {1e3 * host:.2f} ms of it")
     print(json.dumps(result))
 
 

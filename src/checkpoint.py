@@ -216,6 +216,9 @@ def save(model, prefix, record):
             with open(file, "rb") as written:
                 os.fsync(written.fileno())
             file.replace(prefix.with_name(file.name))
+        folder = os.open(prefix.parent, os.O_RDONLY)
+        os.fsync(folder)  # the new names too, before an older checkpoint goes
+        os.close(folder)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     with images.beside(prefix.with_name("checkpoint")) as part:  # TensorFlow's own tools look into it
