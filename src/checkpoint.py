@@ -16,6 +16,7 @@ import shutil
 import socket
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import tensorflow as tf
@@ -23,6 +24,8 @@ import tensorflow as tf
 from src import bundle, images, networks
 from src.errors import InputError
 from src.model import Model
+
+PUBLISHED = "pretrained"  # the name of a generator that comes with this repository: training, which saves others, ignores it
 
 
 class Unreadable(InputError):
@@ -172,6 +175,9 @@ def load_for_inference(options):
     path = options.checkpoints_path
     one = path.with_name(f"{path.name}.index").is_file()
     prefixes = [path] if one else candidates(path, options.name, options.dataset)
+    if not prefixes and (path / f"{PUBLISHED}.index").is_file():
+        print(f"{path}: no run of your own; the published generator is taken.", flush=True)
+        prefixes = [path / PUBLISHED]
     if not prefixes:
         raise InputError(f"{path}: no checkpoint {options.name}_{options.dataset} here; train one (python train.py --dataset "
                          f"{options.dataset}), or name another folder or prefix with --checkpoints-path")
@@ -223,6 +229,19 @@ def save(model, prefix, record):
         shutil.rmtree(beside, ignore_errors=True)
     with images.beside(prefix.with_name("checkpoint")) as part:  # TensorFlow's own tools look into it
         part.write_text(f'model_checkpoint_path: "{prefix.name}"\nall_model_checkpoint_paths: "{prefix.name}"\n')
+
+
+def save_generator(model, prefix):
+    """Writes a small checkpoint to pass on: the generator alone, its kernels in 16 bits, for evaluation and use.
+
+    Args:
+        model: of load_for_inference.
+    """
+    tensors = {name: tf.cast(variable, tf.float16) if len(variable.shape) == 4 else variable
+               for name, variable in model.state().items() if not name.startswith("dis/")}
+    options = {name: value for name, value in model.record.get("options", {}).items() if not name.endswith("_path")}
+    Path(prefix).parent.mkdir(parents=True, exist_ok=True)
+    save(SimpleNamespace(state=lambda: tensors, record={**model.record, "discriminator": None, "options": options}), prefix, {})
 
 
 class RunFolder:

@@ -45,6 +45,12 @@ def run(options):
     training = _training_images(options, notes)
     if options.calibrate:
         calibrated = _calibrate(model, training, options, notes)
+    if options.save_generator:
+        try:
+            checkpoint.save_generator(model, options.save_generator)
+        except (OSError, tf.errors.OpError) as error:
+            raise InputError(f"--save-generator {options.save_generator}: cannot be written ({error})") from error
+        notes.append(f"The generator is also {options.save_generator}; use it with --checkpoints-path.")
     if model.normalization == "batch":
         notes.append("Normalized by the statistics of each batch: the colors of an image depend on its neighbours in a "
                      f"batch of {options.batch_size}.")

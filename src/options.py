@@ -131,6 +131,8 @@ OPTIONS = (
 
     ("calibrate", 0, count, EVALUATE, "training images from which to fill the normalization's moving statistics"),
     ("save-calibrated", False, boolean, EVALUATE, "save the calibrated networks as a checkpoint of ours"),
+    ("save-generator", None, Path, EVALUATE,
+     "prefix of a small checkpoint to pass on: the generator alone, its kernels in 16 bits"),
 
     ("test-size", 100, positive_count, TURING, "trials of a person"),
     ("test-delay", 0.0, number(float, 0, 3600), TURING, "seconds to decide; 0: no limit"),

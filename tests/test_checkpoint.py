@@ -117,6 +117,26 @@ def test_no_checkpoint(tmp_path, cli):
     assert result.code == 2 and "no checkpoint CGAN_demo here" in result.stderr and "train.py" in result.stderr
 
 
+def test_a_generator_to_pass_on(tiny_checkpoint, tmp_path, cli):
+    """It is small, colorizes as the whole checkpoint does, is found where there is no run, and is no run to go on with."""
+    prefix = tmp_path / "demo" / "pretrained"
+    result = cli("test-eval.py", "--dataset", "demo", "--checkpoints-path", tiny_checkpoint, "--save-generator", prefix)
+    assert result.code == 0, result.stderr
+    names = checkpoint.shapes(prefix).keys() - {"record", "global_step"}
+    assert names and all(name.startswith("gen/") and "Adam" not in name for name in names)
+    assert checkpoint.read(prefix, ["gen/conv0/kernel"])["gen/conv0/kernel"].dtype == np.float16
+    assert "_path" not in checkpoint.read(prefix, ["record"])["record"].decode()
+    whole, small = opened(tiny_checkpoint, "demo"), opened(tmp_path, "demo")
+    assert small.prefix == prefix and small.step == whole.step == 2
+    assert np.abs(small.colorize(IMAGES).astype(int) - whole.colorize(IMAGES)).max() <= 1
+
+    result = cli("test-eval.py", "--dataset", "demo", "--checkpoints-path", tmp_path)
+    assert result.code == 0 and "published generator" in result.stdout and "no discriminator" in result.stdout
+    result = cli("train.py", *TINY, "--checkpoints-path", tmp_path, "--sample", "0", "--validate", "0")
+    assert result.code == 0 and "Going on" not in result.stdout
+    assert opened(tmp_path, "demo").prefix.name == "CGAN_demo-2" and prefix.with_name("pretrained.index").exists()
+
+
 @pytest.fixture
 def two(tiny_checkpoint, tmp_path):
     """A run's folder with two checkpoints, of iterations 1 and 2."""
