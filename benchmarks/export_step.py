@@ -14,6 +14,7 @@ meta.json       "results": names of the scalars, in order; "updates": for each f
                 see flops.py); and, for people, "state": the variables' names, and "export": the options of this export.
 reference.json  with --reference: name -> list of each result in that many of TensorFlow's own iterations (train.py's, compiled
                 by XLA), all on the same batch: numpy.random.default_rng(0).integers(0, 256, (N, S, S, 3), numpy.uint8).
+                Without XLA dropout draws other masks, and the losses differ.
 """
 
 import argparse
@@ -107,7 +108,7 @@ def main(arguments=None):
         images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
         steps = [model.train_step(images) for _ in range(options.reference)]
         reference.write_text(json.dumps({name: [float(step[name]) for step in steps] for name in results}) + "\n")
-    size = sum(file.stat().st_size for file in options.folder.iterdir())
+    size = sum(file.stat().st_size for file in options.folder.iterdir() if file.is_file())
     print(f"{options.folder}: {len(state)} variables, {len(updates)} of them updated; {size / 2**20:.1f} MiB")
     print(json.dumps({"folder": str(options.folder), "bytes": size, "flops_per_image": meta["flops_per_image"],
                       **meta["export"]}))
