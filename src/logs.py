@@ -32,8 +32,8 @@ class Log:
         with open(self.path, "a") as file:
             file.write(f"{epoch} {step} {' '.join(f'{values[name]:.6g}' for name in COLUMNS.values())}\n")
         with self._written(), self.writer.as_default(step):  # which flushes
-            for name in COLUMNS.values():
-                self.tf.summary.scalar(name, values[name])
+            for name, value in values.items():
+                self.tf.summary.scalar(name, value)
 
     def picture(self, step, pixels):
         """Adds a picture, uint8 (H, W, 3), to TensorBoard."""
