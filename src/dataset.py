@@ -134,7 +134,7 @@ class Places365(Dataset):
         return len(self.ends)
 
     def __getitem__(self, index):
-        image = images.read_rgb(self.folder / self.name(index))
+        image = images.read_rgb(os.path.join(self.folder, self.name(index)))
         if image.shape != (self.size, self.size, 3):  # a folder of one's own
             image = images.fit(image, self.size)
         return image

@@ -178,4 +178,5 @@ def grid(rows, gap=2):
 
 def is_gray(rgb):
     """Whether R == G == B in every pixel of uint8 (H,W,3)."""
-    return bool((rgb[..., 0] == rgb[..., 1]).all() and (rgb[..., 1] == rgb[..., 2]).all())
+    some, all = rgb[::16], rgb  # nearly every picture shows its color in the first few rows that are looked at
+    return not any((part[..., i] != part[..., i + 1]).any() for part in (some, all) for i in (0, 1))

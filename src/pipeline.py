@@ -51,7 +51,7 @@ def training_batches(dataset, batch_size, seed, start=0, augment=True, unusable=
     unusable = Unusable() if unusable is None else unusable
 
     def usable(index, position):
-        draw = np.random.default_rng((seed, position))
+        draw = None
         for _ in range(1000):
             name = dataset.name(index)
             if name not in unusable:
@@ -62,13 +62,22 @@ def training_batches(dataset, batch_size, seed, start=0, augment=True, unusable=
                     unusable.add(name, "no color")
                 except ImageError as error:
                     unusable.add(name, error)
+            draw = draw or np.random.default_rng((seed, position))
             index = draw.integers(n)
         raise InputError(f"a thousand draws in a row met no usable training image; {len(unusable):,} of {n:,} files are "
                          f"unusable, such as {name} ({unusable.reasons[name]})")
 
-    def load(indices, positions):
+    def load(indices, positions, mirrored):
+        pixels = np.empty((part, dataset.size, dataset.size, 3), np.uint8)
         try:
-            return np.stack([usable(index, position) for index, position in zip(indices, positions)])
+            for target, index, position, mirror in zip(pixels, indices, positions, mirrored):
+                image = usable(index, position)
+                if mirror:  # a channel at a time: five times as fast, and TensorFlow's tf.where a hundred times slower
+                    for channel in range(3):
+                        target[..., channel] = image[:, ::-1, channel]
+                else:
+                    target[:] = image
+            return pixels
         except Exception as error:
             unusable.failure = error
             raise
@@ -81,13 +90,10 @@ def training_batches(dataset, batch_size, seed, start=0, augment=True, unusable=
         # takes one seed for all indices only.)
         seeds = tf.stack([tf.fill([part], tf.constant(seed, tf.int64)), epochs, tf.zeros_like(epochs)], 1)
         indices = tf.raw_ops.RandomIndexShuffle(index=positions % n, seed=seeds, max_index=n - 1, rounds=4)
-        pixels = tf.numpy_function(load, [indices, positions], tf.uint8)
-        pixels = tf.ensure_shape(pixels, (part, dataset.size, dataset.size, 3))
-        if augment:
-            draws = tf.random.stateless_uniform([batch_size], tf.stack([tf.constant(seed, tf.int64), step]))
-            mirrored = draws[(element % shards) * part:][:part] < 0.5
-            pixels = tf.where(mirrored[:, None, None, None], pixels[:, :, ::-1], pixels)
-        return pixels
+        draws = tf.random.stateless_uniform([batch_size], tf.stack([tf.constant(seed, tf.int64), step]))
+        mirrored = draws[(element % shards) * part:][:part] < (0.5 if augment else 0)
+        pixels = tf.numpy_function(load, [indices, positions, mirrored], tf.uint8)
+        return tf.ensure_shape(pixels, (part, dataset.size, dataset.size, 3))
 
     elements = tf.data.Dataset.range(start * shards, np.iinfo(np.int64).max)
     return elements.map(batch, tf.data.AUTOTUNE, deterministic=True).prefetch(2)
