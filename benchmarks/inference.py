@@ -1,0 +1,142 @@
+"""Inference: images/s of evaluating (test-eval.py) and of colorizing a folder of 1-megapixel JPEGs (colorize.py).
+
+Networks of random weights, saved and loaded as a training's are. Spent is, in milliseconds an image: the network's wall time,
+for the program waits for it; and the CPU time of the threads that decode (and scale), join lightness and colors (Lab) or
+encode. In an evaluation, where network and measures are one graph, the network is timed alone, and Lab is the rest of that
+graph: every measure with its conversions. Overlapped work shows: then the sum is more than the time that an image took.
+"""
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from src import devices  # first, for it brings TensorFlow in quietly
+
+# isort: split
+import skimage.data
+from PIL import Image
+
+from src import checkpoint, colorization, evaluation, images, pipeline
+from src.dataset import DATASETS, Demo
+from src.model import Model
+from src.options import parse
+
+
+class Stopwatch:
+    """Seconds spent in parts of a program, over all threads; a part within a part counts for the inner one only."""
+
+    def __init__(self):
+        self.taken, self.local = [], threading.local()  # of (part, seconds): appending is atomic
+
+    def wrap(self, owner, name, part, clock=time.thread_time):
+        timed = getattr(owner, name)
+
+        def wrapper(*arguments, **keywords):
+            outer, self.local.inner = getattr(self.local, "inner", 0), 0
+            start = clock()
+            try:
+                return timed(*arguments, **keywords)
+            finally:
+                took = clock() - start
+                self.taken.append((part, took - self.local.inner))
+                self.local.inner = outer + took
+
+        setattr(owner, name, wrapper)
+
+    def sums(self):
+        return {part: sum(took for name, took in self.taken if name == part) for part, _ in self.taken}
+
+
+def photographs(folder, count, width, height):
+    """Writes JPEGs of quality 90 of scikit-image's photographs, scaled to one size."""
+    folder.mkdir(parents=True)
+    for i in range(count):
+        picture = getattr(skimage.data, Demo.photographs[i % len(Demo.photographs)])()
+        picture = Image.fromarray(picture[0] if isinstance(picture, tuple) else picture)
+        picture.resize((width, height), Image.Resampling.BICUBIC).save(folder / f"{i:05}.jpg", quality=90)
+
+
+def evaluate(model, tests, batch_size):
+    """Evaluates a dataset as evaluation.run does -> images/s, seconds spent in parts."""
+    names, measure = evaluation.measurer(model, [2.0, 5.0], [10.0, 10.0])
+    _, sample = next(iter(pipeline.test_batches(tests, batch_size)))
+    alone = {}
+    for part, work in (("network", lambda: model.evaluate(sample)[0].numpy()), ("lab", lambda: measure(sample).numpy()),
+                       ("decoding", lambda: [tests[i] for i in range(len(sample))])):
+        work()  # compiles
+        alone[part] = min(_seconds(work) for _ in range(3)) / len(sample) * len(tests)
+    alone["lab"] -= alone["network"]
+    start = time.perf_counter()
+    values = [measure(pixels) for _, pixels in pipeline.test_batches(tests, batch_size)]
+    assert sum(len(batch.numpy()) for batch in values) == len(tests)
+    return len(tests) / (time.perf_counter() - start), {**alone, "encoding": 0.0}
+
+
+def _seconds(work):
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def colorize(model, folder, output, batch_size, size):
+    """Colorizes a folder as colorization.run does -> images/s, seconds spent in parts."""
+    jobs, _ = colorization.plan([folder], output, True)
+    colorization.colorize(model, jobs[:batch_size], batch_size, size)  # compiles
+    if len(jobs) % batch_size:
+        colorization.colorize(model, jobs[:len(jobs) % batch_size], batch_size, size)
+    watch = Stopwatch()
+    watch.wrap(model, "predict_lab", "network", time.perf_counter)
+    watch.wrap(colorization, "prepare", "decoding")
+    watch.wrap(images, "decode", "decoding")
+    watch.wrap(colorization, "finish", "lab")
+    watch.wrap(images, "save", "encoding")
+    start = time.perf_counter()
+    if colorization.colorize(model, jobs, batch_size, size):
+        sys.exit("some pictures could not be colorized")
+    return len(jobs) / (time.perf_counter() - start), watch.sums()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--evaluated", type=int, default=64, help="256x256 test images to evaluate")
+    parser.add_argument("--colorized", type=int, default=48, help="JPEGs of 1152x864 pixels to colorize")
+    parser.add_argument("--filters", type=int, default=64)
+    parser.add_argument("--size", type=int, default=0, help="colorize's: pixels of the longer side that the network sees")
+    parser.add_argument("--gpu-ids", default="0")
+    own = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="inference-") as name:
+        folder = Path(name)
+        photographs(folder / "data" / "val_256", own.evaluated, 256, 256)
+        photographs(folder / "pictures", own.colorized, 1152, 864)
+        (folder / "runs" / "places365").mkdir(parents=True)
+        model = Model("places365", filters=own.filters, seed=1)
+        checkpoint.save(model, folder / "runs" / "places365" / "CGAN_places365-0", {"dataset": "places365", "options": {}})
+        common = ["--dataset", "places365", "--checkpoints-path", str(folder / "runs"), "--gpu-ids", own.gpu_ids]
+        options = parse([*common, "--dataset-path", str(folder / "data")], "evaluate", DATASETS)
+        model = checkpoint.load_for_inference(options)
+        tests = DATASETS["places365"](folder / "data", "test")
+        results = {"device": devices.describe(), "cores": os.cpu_count(), "filters": own.filters}
+        found = {"evaluate": (options.batch_size, *evaluate(model, tests, options.batch_size), len(tests))}
+        options = parse([*common, "--test-input", str(folder / "pictures"), "--test-output", str(folder / "results")],
+                        "colorize", DATASETS)
+        found["colorize"] = (options.batch_size, *colorize(
+            model, folder / "pictures", folder / "results", options.batch_size, own.size or model.size), own.colorized)
+    for name, (batch_size, rate, spent, count) in found.items():
+        total = sum(spent.values())
+        results[name] = {"images_per_s": rate, "batch_size": batch_size, "ms_per_image": 1000 / rate,
+                         "spent_ms": {part: took / count * 1000 for part, took in spent.items()},
+                         "shares": {part: took / total for part, took in spent.items()}}
+        print(f"{name}: {rate:.2f} images/s, {1000 / rate:.1f} ms an image; spent: " + ", ".join(
+            f"{part} {took / count * 1000:.1f} ms ({took / total:.0%})" for part, took in spent.items()))
+    print(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main()
