@@ -103,3 +103,17 @@ def test_testing_keeps_file_order_and_gray_images():
 @pytest.mark.parametrize("broken", [range(4), range(11)])
 def test_batches_of_broken_files_only_are_left_out(broken):
     assert sum(len(batch) for batch, _ in test_batches(Numbered(11, broken=broken), 4)) == 11 - len(broken)
+
+
+def test_mirrored_images_are_exactly_that():
+    noise = np.random.default_rng(1).integers(0, 256, (9, 4, 4, 3), np.uint8)
+
+    class Noise(Numbered):
+        def __getitem__(self, index):
+            return noise[index]
+
+    plain, augmented = (np.concatenate(list(training_batches(Noise(9), 9, seed=1, augment=augment).take(3).as_numpy_iterator()))
+                        for augment in (False, True))
+    mirrored = (augmented != plain).any((1, 2, 3))
+    np.testing.assert_array_equal(augmented[mirrored], plain[mirrored][:, :, ::-1])
+    assert 0 < mirrored.sum() < 27
