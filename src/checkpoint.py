@@ -170,6 +170,8 @@ def load_for_inference(options):
     Returns: Model, with `prefix`, `step` and `record` of that checkpoint.
     """
     devices.select(options.gpu_ids[:1])
+    if devices.cluster():
+        print("Only training uses several workers: this process works alone, on everything.", flush=True)
     if len(options.gpu_ids) > 1:
         print(f"Only training uses several GPUs: GPU {options.gpu_ids[0]} is taken.", flush=True)
     path = options.checkpoints_path
@@ -245,10 +247,16 @@ def save_generator(model, prefix):
 
 
 class RunFolder:
-    """The folder of a training run: locked against a second run, its checkpoints saved, pruned and found again."""
+    """The folder of a training run: locked against a second run, its checkpoints saved, pruned and found again.
 
-    def __init__(self, folder, name, dataset, keep):
+    Args:
+        write: whether this process is the one to write there; if not, nothing is touched, not even the lock.
+    """
+
+    def __init__(self, folder, name, dataset, keep, write=True):
         self.path, self.keep, self.base = Path(folder), keep, (name, dataset)
+        if not write:
+            return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self.lock = open(self.path / ".lock", "ab+", buffering=0)  # noqa: SIM115  held as long as the process lives

@@ -1,4 +1,4 @@
-"""Which devices compute, in which precision, and how repeatably."""
+"""Which devices compute, on one machine or several, in which precision, and how repeatably."""
 
 import contextlib
 import os
@@ -26,19 +26,52 @@ def _quiet():
 
 # TensorFlow greets with a screenful about CUDA before anything can turn it down; our own messages would drown in it.
 with contextlib.nullcontext() if "TF_CPP_MIN_LOG_LEVEL" in os.environ else _quiet():
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # Several workers that lose one would be told so by TensorFlow at length, before they are by us.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3" if {"TF_CONFIG", "SLURM_STEP_NUM_TASKS"} & os.environ.keys() else "2")
     import tensorflow as tf
 
     tf.config.list_physical_devices("GPU")
 
 
-def select(gpu_ids, deterministic=False):
+def cluster():
+    """The workers of which this process is one, as TF_CONFIG or a Slurm step of several tasks tells.
+
+    Returns: None if it is alone, else the first arguments of a tf.distribute.cluster_resolver.SimpleClusterResolver.
+    InputError if it cannot be told which worker this is.
+    """
+    resolvers, told = tf.distribute.cluster_resolver, os.environ.get("TF_CONFIG")
+    try:
+        if told:
+            resolver = resolvers.TFConfigClusterResolver()
+        elif int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
+            # Ports by the job's number, since two may share a machine; which GPUs is for --gpu-ids to say.
+            resolver = resolvers.SlurmClusterResolver(port_base=20_000 + int(os.environ.get("SLURM_JOB_ID", 0)) % 10_000,
+                                                      gpus_per_node=1024, gpus_per_task=1, auto_set_gpu=False)
+        else:
+            return None
+        spec = resolver.cluster_spec()
+        if sum(map(spec.num_tasks, spec.jobs)) < 2:
+            return None
+        kind, number = resolver.task_type, int(resolver.task_id)
+        host, node = spec.task_address(kind, number).rsplit(":", 1)[0], os.environ.get("SLURMD_NODENAME")
+        if not set(spec.jobs) <= {"chief", "worker"}:
+            raise ValueError(f"its jobs are {', '.join(spec.jobs)}, and can be chief and worker")
+        if not told and node not in (None, host):  # it sorts n10 before n2
+            raise ValueError(f"TensorFlow takes {host} for worker {number}, which is on {node}; name the workers in TF_CONFIG")
+    except (ValueError, TypeError, LookupError, AttributeError, RuntimeError) as error:
+        raise InputError(f"{'TF_CONFIG' if told else 'Slurm'} does not tell which of several workers this is ({error}); see "
+                         '"Several GPUs, several machines" in README.md') from error
+    return {"cluster_spec": spec, "task_type": kind, "task_id": number}
+
+
+def select(gpu_ids, deterministic=False, workers=None):
     """Chooses the devices for this process; to be called before TensorFlow computes anything.
 
     Args:
-        gpu_ids: list of int; empty: the CPU. Without any visible GPU, one line says so and the CPU is taken.
+        gpu_ids: list of int, of this machine; empty: the CPU. Without any visible GPU, one line says so and the CPU is taken.
         deterministic: the same bits in every run: TensorFlow's deterministic kernels, and on the CPU one thread, since
             with more the order of sums varies.
+        workers: what `cluster` returned, to wait for the others and compute with them.
     Returns: a tf.distribute.Strategy. InputError if there is no such GPU.
     """
     gpus = tf.config.list_physical_devices("GPU")
@@ -56,7 +89,46 @@ def select(gpu_ids, deterministic=False):
         if not chosen:
             tf.config.threading.set_inter_op_parallelism_threads(1)
             tf.config.threading.set_intra_op_parallelism_threads(1)
-    return tf.distribute.MirroredStrategy() if len(chosen) > 1 else tf.distribute.get_strategy()
+    if workers:
+        return tf.distribute.MultiWorkerMirroredStrategy(tf.distribute.cluster_resolver.SimpleClusterResolver(
+            **workers, num_accelerators={"GPU": len(chosen)}, rpc_layer="grpc"))
+    # By name, since of its own it would look into TF_CONFIG.
+    several = [f"GPU:{i}" for i in range(len(chosen))]
+    return tf.distribute.MirroredStrategy(several) if len(chosen) > 1 else tf.distribute.get_strategy()
+
+
+def is_chief(strategy):
+    """Whether this process is the one that writes and prints: the first of several workers, or the only one."""
+    return strategy.extended.should_checkpoint
+
+
+def several_workers(strategy):
+    return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+
+
+def total(strategy, value):
+    """The sum of a number or array over all workers, which wait for each other here; if there is but one, the value."""
+    return strategy.reduce("SUM", tf.convert_to_tensor(value), axis=None) if several_workers(strategy) else value
+
+
+def from_chief(strategy, value):
+    """The chief's number or array, on every worker; those of the others must have its shape and type."""
+    return total(strategy, value if is_chief(strategy) else tf.zeros_like(value))
+
+
+@contextlib.contextmanager
+def lost_workers_told():
+    """Makes one InputError of what TensorFlow raises in the block when another worker has ended or is not to be reached.
+
+    It notices by a connection that breaks, at once, or by ten seconds without a sign of life.
+    """
+    try:
+        yield
+    except tf.errors.OpError as error:
+        if not (isinstance(error, tf.errors.UnavailableError) or "Collective ops is aborted" in str(error)):
+            raise
+        raise InputError("another worker has ended or cannot be reached, and training needs all; that worker's own messages "
+                         "may say why. The same commands, on all workers, go on from the last save") from error
 
 
 def _gpu():
@@ -80,8 +152,9 @@ def jit(wish, strategy):
     return _gpu() is not None and not several if wish == "auto" else wish
 
 
-def describe():
-    """The devices' names for people, such as "NVIDIA H200" or "CPU"."""
+def describe(strategy):
+    """The devices' names for people, such as "NVIDIA H200", "CPU" or "2 workers with CPU"."""
     names = [tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name)
              for gpu in tf.config.get_visible_devices("GPU")]
-    return ", ".join(names) or "CPU"
+    workers = strategy.num_replicas_in_sync // max(1, len(names))
+    return (f"{workers} workers with " if workers > 1 else "") + (", ".join(names) or "CPU")

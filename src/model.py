@@ -21,6 +21,15 @@ class Adam(keras.optimizers.Adam):
             lr=tf.cast(learning_rate, tf.float32), beta1=self.beta_1, beta2=self.beta_2, epsilon=self.epsilon)
 
 
+class LossScale(keras.optimizers.LossScaleOptimizer):
+    """Keras' loss scaling, skipping an update on all replicas or on none. Keras asks one replica, whose gradients are not
+    yet summed; and workers that decide for themselves would wait for each other for ever."""
+
+    def check_finite(self, gradients):
+        broken = tf.cast(tf.logical_not(super().check_finite(gradients)), tf.float32)
+        return tf.distribute.get_replica_context().all_reduce("SUM", broken) == 0
+
+
 class Model:
     """The conditional GAN of Nazeri, Ng and Ebrahimi (2018).
 
@@ -73,7 +82,7 @@ class Model:
             for network, factor in ((self.generator, 1.0), (self.discriminator, dis_lr_factor)):
                 optimizer = Adam(functools.partial(self.learning_rate, factor), beta_1=beta1, beta_2=0.999, epsilon=1e-8)
                 if self.precision == "float16":  # its gradients underflow; bfloat16 has float32's range
-                    optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+                    optimizer = LossScale(optimizer)
                 optimizer.build(network.trainable_variables)
                 self.optimizers[network.name] = optimizer
         several = self.strategy.num_replicas_in_sync > 1

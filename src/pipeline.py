@@ -35,8 +35,9 @@ class Unusable:
                     file.write(f"{name}\t{' '.join(str(reason).split())}\n")
 
 
-def training_batches(dataset, batch_size, seed, start=0, augment=True, unusable=None, shards=1):
-    """Endless tf.data.Dataset of training batches, uint8 (batch_size / shards, S, S, 3), from iteration `start` on.
+def training_batches(dataset, batch_size, seed, start=0, augment=True, unusable=None,
+                     context=None):
+    """Endless tf.data.Dataset of training batches, uint8 (batch_size / replicas, S, S, 3), from iteration `start` on.
 
     Position p of the run, counted in images, is image p % N of epoch p // N, in an order of that epoch's own. So a batch
     may straddle two epochs, each image comes once an epoch, every batch has one shape, and a resumed run goes on exactly
@@ -45,9 +46,12 @@ def training_batches(dataset, batch_size, seed, start=0, augment=True, unusable=
     Args:
         augment: mirror half of the images.
         unusable: an Unusable. A file that cannot be read, or has no color to learn, is replaced by one drawn from (seed, p).
-        shards: parts of a batch, each an element, in order: one for each replica.
+        context: a tf.distribute.InputContext: each replica gets its part of a batch. Those of this worker's replicas are
+            the elements, in the replicas' order, which is the same however they are spread over workers.
     """
-    n, part = len(dataset), batch_size // shards
+    context = context or tf.distribute.InputContext()
+    local = context.num_replicas_in_sync // context.num_input_pipelines  # replicas of each worker
+    n, part = len(dataset), batch_size // context.num_replicas_in_sync
     unusable = Unusable() if unusable is None else unusable
 
     def usable(index, position):
@@ -83,19 +87,20 @@ def training_batches(dataset, batch_size, seed, start=0, augment=True, unusable=
             raise
 
     def batch(element):
-        step = element // shards
-        positions = step * batch_size + (element % shards) * part + tf.range(part, dtype=tf.int64)
+        step = element // local
+        first = (context.input_pipeline_id * local + element % local) * part  # of this part in the batch
+        positions = step * batch_size + first + tf.range(part, dtype=tf.int64)
         epochs = positions // n
         # The op behind tf.random.experimental.index_shuffle: a permutation that needs no memory. (That function itself
         # takes one seed for all indices only.)
         seeds = tf.stack([tf.fill([part], tf.constant(seed, tf.int64)), epochs, tf.zeros_like(epochs)], 1)
         indices = tf.raw_ops.RandomIndexShuffle(index=positions % n, seed=seeds, max_index=n - 1, rounds=4)
         draws = tf.random.stateless_uniform([batch_size], tf.stack([tf.constant(seed, tf.int64), step]))
-        mirrored = draws[(element % shards) * part:][:part] < (0.5 if augment else 0)
+        mirrored = draws[first:][:part] < (0.5 if augment else 0)
         pixels = tf.numpy_function(load, [indices, positions, mirrored], tf.uint8)
         return tf.ensure_shape(pixels, (part, dataset.size, dataset.size, 3))
 
-    elements = tf.data.Dataset.range(start * shards, np.iinfo(np.int64).max)
+    elements = tf.data.Dataset.range(start * local, np.iinfo(np.int64).max)
     return elements.map(batch, tf.data.AUTOTUNE, deterministic=True).prefetch(2)
 
 

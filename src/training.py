@@ -3,6 +3,8 @@
 from src import devices  # first, for it brings TensorFlow in quietly
 
 # isort: split
+import argparse
+import contextlib
 import json
 import math
 import os
@@ -28,9 +30,24 @@ FIXED = ("dataset", "images", "network", "color_space", "gray_range", "kernel_si
 
 
 def run(options):
-    """Trains as the options say, from the last save on if there is one. Returns the exit code."""
-    strategy = devices.select(options.gpu_ids, options.deterministic)
-    replicas = strategy.num_replicas_in_sync
+    """Trains as the options say, from the last save on if there is one. Returns the exit code.
+
+    Of several workers the chief alone reads checkpoints, writes and prints; validation and pictures, which need no other
+    worker, are its alone as well, and meanwhile the others wait in their next iteration.
+    """
+    workers = devices.cluster()
+    if workers:
+        print(f"Waiting for all of the workers {json.dumps(workers['cluster_spec'].as_dict())}.", flush=True)
+    with devices.lost_workers_told():
+        strategy = devices.select(options.gpu_ids, options.deterministic, workers)
+        with contextlib.nullcontext() if devices.is_chief(strategy) else contextlib.redirect_stdout(None):
+            code = _train(options, strategy)
+        devices.total(strategy, 0)  # the others wait here while the chief saves
+    return code
+
+
+def _train(options, strategy):
+    chief, replicas = devices.is_chief(strategy), strategy.num_replicas_in_sync
     if options.batch_size % replicas:
         raise InputError(f"--batch-size {options.batch_size} cannot be shared by {replicas} devices; take a multiple")
     dataset = open_dataset(options.dataset, options.dataset_path, "train", options.download)
@@ -43,37 +60,42 @@ def run(options):
         raise InputError(f"--sample-size {options.sample_size} is more than the {len(tests)} test images in "
                          f"{options.dataset_path}")
 
-    folder = checkpoint.RunFolder(options.checkpoints_path, options.name, options.dataset, options.keep)
-    prefixes = folder.checkpoints()
+    folder = checkpoint.RunFolder(options.checkpoints_path, options.name, options.dataset, options.keep, write=chief)
+    prefixes = folder.checkpoints() if chief else []
     fixed = {"dataset": options.dataset, "images": dataset.fingerprint(), "network": dataset.network,
              **{name: getattr(options, name) for name in FIXED[3:]}}
     before = checkpoint.first_readable(prefixes, lambda prefix: (prefix, checkpoint.describe(prefix))) if prefixes else None
     if before and options.seed_drawn:
         options.seed = before[1].get("options", {}).get("seed", options.seed)
+    precision = devices.precision(options.precision)
+    options = _as_the_chief(options, {**fixed, "precision": precision}, strategy)
     model = Model(dataset.network, options.color_space, options.gray_range, options.kernel_size, options.filters,
-                  normalization=options.normalization, precision=devices.precision(options.precision),
+                  normalization=options.normalization, precision=precision,
                   jit=devices.jit(options.jit, strategy), seed=options.seed, strategy=strategy)
     model.prepare_training(options.lr, options.lr_decay_rate, options.lr_decay_steps, options.beta1, options.l1_weight,
                            options.label_smoothing, options.acc_thresh, options.dis_lr_factor)
-    if before:
-        newest = checkpoint.first_readable(prefixes, lambda prefix: _go_on(model, prefix, fixed, options))
-        if options.save:
-            folder.prune(newest)  # a killed run may have saved, and not come to that
+    newest = before and checkpoint.first_readable(prefixes, lambda prefix: _go_on(model, prefix, fixed, options))
+    if newest and options.save:
+        folder.prune(newest)  # a killed run may have saved, and not come to that
+    if devices.several_workers(strategy):
+        for variable in model.state().values():
+            variable.assign(devices.from_chief(strategy, variable))
     total = math.ceil(options.epochs * len(dataset) / options.batch_size)
     print(f"{options.dataset}: {len(dataset):,} training images, {options.epochs} epochs of batches of {options.batch_size}: "
-          f"{total:,} iterations, on {devices.describe()} in {model.precision}, seed {options.seed}.", flush=True)
+          f"{total:,} iterations, on {devices.describe(strategy)} in {model.precision}, seed {options.seed}.", flush=True)
     if int(model.step.numpy()) >= total:
-        print(f"This run is finished: {folder.checkpoints()[0]} has done all {total:,} iterations. More --epochs would go "
-              "on; another --checkpoints-path or --name starts afresh.")
+        print(f"This run is finished: {newest} has done all {total:,} iterations. More --epochs would go on; another "
+              "--checkpoints-path or --name starts afresh.")
         return 0
     if options.save:
         _check_space(model, folder.path)
     saved = {"options": _plain(options), **fixed}
     try:
-        _write_options(folder.path / "options.json", {
-            **saved, "seed": options.seed, "device": devices.describe(), "precision": model.precision,
-            "versions": {"python": platform.python_version(),
-                         **{name: metadata.version(name) for name in ("tensorflow", "keras", "numpy", "scikit-image")}}})
+        if chief:
+            _write_options(folder.path / "options.json", {
+                **saved, "seed": options.seed, "device": devices.describe(strategy), "precision": model.precision,
+                "versions": {"python": platform.python_version(),
+                             **{name: metadata.version(name) for name in ("tensorflow", "keras", "numpy", "scikit-image")}}})
         return _Loop(options, model, dataset, tests, folder, total, saved).run()
     except OSError as error:  # a log, a picture
         raise InputError(f"{error.filename or folder.path}: cannot be written ({error.strerror or error}); make room, and the "
@@ -88,17 +110,19 @@ class _Loop:
         self.folder, self.total, self.record = folder, total, record
         self.step = self.start = int(model.step.numpy())
         self.saved, self.began = None, time.monotonic()
-        self.unusable = pipeline.Unusable(folder.path / "unusable_files.log")
+        # Each worker reads its own part of the images; the log tells the chief's unusable ones.
+        self.unusable = pipeline.Unusable(folder.path / "unusable_files.log" if devices.is_chief(model.strategy) else None)
         if options.log:
             self.train_log, self.test_log = (logs.Log(folder.path, split, self.step) for split in ("train", "test"))
 
     def run(self):
         options, batches = self.options, self.batches()
         size, images_an_epoch = options.batch_size, len(self.dataset)
-        with _Signals() as signals, tqdm(
-                total=self.total * size, initial=self.step * size, unit=" images", disable=None, smoothing=0.05,
+        silent = None if devices.is_chief(self.model.strategy) else True
+        with _Signals(self.model.strategy) as signals, tqdm(
+                total=self.total * size, initial=self.step * size, unit=" images", disable=silent, smoothing=0.05,
                 dynamic_ncols=True, bar_format="{desc}{percentage:3.0f}% {bar} {rate_fmt}, {remaining} left{postfix}") as bar:
-            while self.step < self.total and not signals.received:
+            while self.step < self.total and not signals.stop(self.step):
                 scalars = self.model.train_step(next(batches))  # stay on the device until they are shown
                 self.step += 1
                 bar.update(size)
@@ -137,7 +161,7 @@ class _Loop:
         try:
             yield from self.model.strategy.distribute_datasets_from_function(lambda context: pipeline.training_batches(
                 self.dataset, options.batch_size, options.seed, self.step, options.augment, self.unusable,
-                shards=context.num_replicas_in_sync))
+                context))
         except tf.errors.OpError as error:
             raise self.unusable.failure or error from None
 
@@ -150,8 +174,10 @@ class _Loop:
             raise InputError(f"iteration {self.step}: the training has diverged ({text}); {'; '.join(good) or 'none is saved'}."
                              " Try a lower --lr, --precision float32, or another --seed")
         if 100 * len(self.unusable) > self.options.max_unusable * len(self.dataset):
-            raise InputError(f"{self.unusable.log} names {len(self.unusable):,} of {len(self.dataset):,} training files that "
-                             f"are unusable, more than --max-unusable {self.options.max_unusable:g} percent")
+            name, reason = next(iter(self.unusable.reasons.items()))
+            raise InputError(f"{self.unusable.log or 'This worker'} names {len(self.unusable):,} of {len(self.dataset):,} "
+                             f"training files that are unusable, more than --max-unusable {self.options.max_unusable:g} "
+                             f"percent, such as {name} ({reason})")
         self.say(bar, f"D {values['dis_loss']:.3f} G {values['gen_loss_gan']:.3f} L1 {values['gen_loss_l1']:.2f} "
                       f"acc {values['accuracy']:.1f}%"
                       + (f", {len(self.unusable):,} files unusable" if self.unusable else ""))
@@ -220,9 +246,22 @@ class _Loop:
 
 
 class _Signals:
-    """SIGTERM and the first SIGINT (under Slurm also SIGUSR1) end the loop after the current iteration."""
+    """SIGTERM and the first SIGINT (under Slurm also SIGUSR1) end the loop after the current iteration; of several workers,
+    one's end that of all, after the same iteration."""
 
-    received = None
+    EVERY = 10  # iterations between two times that several workers ask each other
+
+    def __init__(self, strategy):
+        self.strategy, self.received = strategy, None
+
+    def stop(self, step):
+        """Whether to stop before iteration `step`."""
+        if not devices.several_workers(self.strategy):
+            return bool(self.received)
+        if step % self.EVERY == 0 and int(devices.total(self.strategy, int(bool(self.received)))):
+            self.received = self.received or signal.SIGTERM
+            return True
+        return False
 
     def __enter__(self):
         numbers = [signal.SIGTERM, signal.SIGINT] + ([signal.SIGUSR1] if "SLURM_JOB_ID" in os.environ else [])
@@ -261,6 +300,28 @@ def _go_on(model, prefix, fixed, options):
                if name in now and now[name] != value and name not in ("dataset_path", "checkpoints_path", "seed_drawn")]
     print(f"Going on from {prefix}" + (f"; changed since: {', '.join(changed)}" if changed else ""), flush=True)
     return prefix
+
+
+def _as_the_chief(options, more, strategy):
+    """Refuses options and other facts (`more`, a dict) that are not the chief's.
+
+    Returns: the options with which this process trains: with the chief's seed, if it was drawn, and without those that
+    write, if it is not the chief.
+    """
+    if not devices.several_workers(strategy):
+        return options
+    ours = {**{f"--{name.replace('_', '-')}": value for name, value in _plain(options).items()}, **more}
+    told = np.zeros(2**14, np.int32)  # of one size everywhere
+    text = json.dumps(ours).encode()
+    told[:len(text)] = list(text)
+    theirs = json.loads(bytes(devices.from_chief(strategy, told).numpy().tolist()).rstrip(b"\0"))
+    own = {"--dataset-path", "--checkpoints-path", "--gpu-ids", "--download"} | ({"--seed"} if options.seed_drawn else set())
+    different = [f"{name} is {value} here and {theirs.get(name)} there" for name, value in ours.items()
+                 if name not in own and value != theirs.get(name)]
+    if different:
+        raise InputError(f"the chief of the workers trains otherwise: {'; '.join(different)}. Give all the same command")
+    writing = () if devices.is_chief(strategy) else ("save", "sample", "validate", "log", "visualize")
+    return argparse.Namespace(**{**vars(options), "seed": theirs["--seed"], **dict.fromkeys(writing, False)})
 
 
 def _plain(options):
