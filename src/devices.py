@@ -1,6 +1,7 @@
 """Which devices compute, on one machine or several, in which precision, and how repeatably."""
 
 import contextlib
+import functools
 import os
 import tempfile
 
@@ -106,14 +107,21 @@ def several_workers(strategy):
     return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
 
 
-def total(strategy, value):
-    """The sum of a number or array over all workers, which wait for each other here; if there is but one, the value."""
-    return strategy.reduce("SUM", tf.convert_to_tensor(value), axis=None) if several_workers(strategy) else value
+def total(strategy, values):
+    """The sums of numbers or arrays (or a list of them) over all workers, which wait for each other here; if there is but
+    one worker, the values."""
+    return _summing(strategy)(tf.nest.map_structure(tf.convert_to_tensor, values)) if several_workers(strategy) else values
 
 
-def from_chief(strategy, value):
-    """The chief's number or array, on every worker; those of the others must have its shape and type."""
-    return total(strategy, value if is_chief(strategy) else tf.zeros_like(value))
+@functools.cache  # compiled once; run eagerly, it would leave a pool of threads behind when a worker is lost
+def _summing(strategy):
+    return tf.function(lambda values: tf.nest.map_structure(lambda value: strategy.reduce("SUM", value, axis=None), values),
+                       autograph=False)
+
+
+def from_chief(strategy, values):
+    """The chief's numbers or arrays, on every worker; those of the others must have their shapes and types."""
+    return total(strategy, values if is_chief(strategy) else tf.nest.map_structure(tf.zeros_like, values))
 
 
 @contextlib.contextmanager
@@ -125,7 +133,9 @@ def lost_workers_told():
     try:
         yield
     except tf.errors.OpError as error:
-        if not (isinstance(error, tf.errors.UnavailableError) or "Collective ops is aborted" in str(error)):
+        # Besides Unavailable there are Internal, Cancelled and others, of a collective that is aborted and while connecting.
+        if not (isinstance(error, tf.errors.UnavailableError) or "Collective ops is aborted" in str(error)
+                or "CoordinationService" in str(error)):
             raise
         raise InputError("another worker has ended or cannot be reached, and training needs all; that worker's own messages "
                          "may say why. The same commands, on all workers, go on from the last save") from error

@@ -78,8 +78,9 @@ def _train(options, strategy):
     if newest and options.save:
         folder.prune(newest)  # a killed run may have saved, and not come to that
     if devices.several_workers(strategy):
-        for variable in model.state().values():
-            variable.assign(devices.from_chief(strategy, variable))
+        variables = list(model.state().values())
+        for variable, value in zip(variables, devices.from_chief(strategy, variables)):
+            variable.assign(value)
     total = math.ceil(options.epochs * len(dataset) / options.batch_size)
     print(f"{options.dataset}: {len(dataset):,} training images, {options.epochs} epochs of batches of {options.batch_size}: "
           f"{total:,} iterations, on {devices.describe(strategy)} in {model.precision}, seed {options.seed}.", flush=True)

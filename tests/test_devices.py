@@ -18,7 +18,8 @@ cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 from src import checkpoint, networks, pipeline
 from src.dataset import open_dataset
-from src.model import Model
+from src.model import LossScale, Model
+import keras
 
 dataset = open_dataset("demo", "", "train")
 networks.batch_statistics = lambda norm, x, seen=None: networks.moving_statistics(norm, x)  # else replicas differ by theirs
@@ -32,7 +33,7 @@ def train(strategy, iterations, start=None):
         checkpoint.restore(model, start)
     step = int(model.step.numpy())
     batches = iter(model.strategy.distribute_datasets_from_function(lambda context: pipeline.training_batches(
-        dataset, 16, 5, step, shards=context.num_replicas_in_sync)))
+        dataset, 16, 5, step, context=context)))
     for _ in range(iterations):
         losses = model.train_step(next(batches))
     return model, {name: float(model.strategy.experimental_local_results(loss)[0]) for name, loss in losses.items()}
@@ -46,9 +47,17 @@ copies = {name: [x.numpy() for x in two.experimental_local_results(v)] for name,
 single, single_losses = train(None, 2)
 for name, model in (("double", double), ("single", single)):
     checkpoint.save(model, f"{sys.argv[1]}/{name}-2", {})
+with two.scope():  # one replica's gradients overflow float16: no replica's update, and half the scale for all
+    weight = keras.Variable(1.0)
+    scaled = LossScale(keras.optimizers.SGD(), initial_scale=8.0)
+    scaled.build([weight])
+gradients = two.experimental_distribute_values_from_function(
+    lambda context: tf.constant(float("inf") if context.replica_id_in_sync_group else 1.0))
+tf.function(lambda: two.run(lambda gradient: scaled.apply([gradient], [weight]), (gradients,)))()
+overflown = [float(x) for v in (weight, scaled.dynamic_scale) for x in two.experimental_local_results(v.value)]
 there, _ = train(None, 1, f"{sys.argv[1]}/double-2")
 back, _ = train(two, 1, f"{sys.argv[1]}/single-2")
-print(json.dumps({"double": double_losses, "single": single_losses, "apart": difference(double, single),
+print(json.dumps({"overflown": overflown, "double": double_losses, "single": single_losses, "apart": difference(double, single),
                   "later": difference(there, back), "steps": [int(m.step.numpy()) for m in (there, back)],
                   "unequal": [name for name, (first, second) in copies.items() if (first != second).any()],
                   "colorized": [int(m.colorize(dataset.images[:2]).sum()) for m in (double, single)]}))
@@ -63,6 +72,7 @@ def test_two_devices_train_as_one(tmp_path):
     assert seen["unequal"] == []  # the replicas' weights, optimizers and statistics
     assert seen["double"] == pytest.approx(seen["single"], rel=1e-5, abs=1e-5)
     assert seen["apart"] < 1e-5
+    assert seen["overflown"] == [1, 1, 4, 4]
     assert seen["later"] < 1e-5 and seen["steps"] == [3, 3]  # saved on two, resumed on one, and the other way round
     assert seen["colorized"][0] == pytest.approx(seen["colorized"][1], rel=1e-3)
 

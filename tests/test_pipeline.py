@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from src.images import ImageError
 from src.pipeline import Unusable, test_batches, training_batches
@@ -59,11 +60,14 @@ def test_half_is_mirrored():
     assert not indices(training_batches(Numbered(200), 100, seed=1, augment=False), 2)[1].any()
 
 
-def test_shards_make_up_the_same_batch():
-    whole, mirrored = indices(training_batches(Numbered(10), 4, seed=3), 5)
-    parts, flips = indices(training_batches(Numbered(10), 4, seed=3, shards=2), 10)
-    np.testing.assert_array_equal(parts.reshape(5, 4), whole)
-    np.testing.assert_array_equal(flips.reshape(5, 4), mirrored)
+@pytest.mark.parametrize("workers, replicas", [(1, 2), (2, 2), (2, 4), (4, 4)])
+def test_the_replicas_parts_make_up_the_same_batch(workers, replicas):
+    whole = indices(training_batches(Numbered(10), 4, seed=3, start=1), 5)
+    parts = [indices(training_batches(Numbered(10), 4, seed=3, start=1, context=tf.distribute.InputContext(
+        workers, worker, replicas)), 5 * replicas // workers) for worker in range(workers)]
+    for expected, found in zip(whole, zip(*parts)):  # the order, and what is mirrored
+        together = np.concatenate([part.reshape(5, -1) for part in found], 1)  # (step, images)
+        np.testing.assert_array_equal(together, expected.reshape(5, 4))
 
 
 def test_fewer_images_than_a_batch():
