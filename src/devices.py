@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import os
+import signal
 import tempfile
 
 from src.errors import InputError
@@ -91,8 +92,11 @@ def select(gpu_ids, deterministic=False, workers=None):
             tf.config.threading.set_inter_op_parallelism_threads(1)
             tf.config.threading.set_intra_op_parallelism_threads(1)
     if workers:
-        return tf.distribute.MultiWorkerMirroredStrategy(tf.distribute.cluster_resolver.SimpleClusterResolver(
+        handler = signal.getsignal(signal.SIGTERM)
+        strategy = tf.distribute.MultiWorkerMirroredStrategy(tf.distribute.cluster_resolver.SimpleClusterResolver(
             **workers, num_accelerators={"GPU": len(chosen)}, rpc_layer="grpc"))
+        signal.signal(signal.SIGTERM, handler)  # TensorFlow has put one in its place that ignores it
+        return strategy
     # By name, since of its own it would look into TF_CONFIG.
     several = [f"GPU:{i}" for i in range(len(chosen))]
     return tf.distribute.MirroredStrategy(several) if len(chosen) > 1 else tf.distribute.get_strategy()

@@ -91,7 +91,7 @@ def test_a_worker_that_dies_ends_the_others_and_the_same_commands_go_on(tmp_path
 
     chief, other = start_two(("train.py",), folders, *arguments)
     wait_for(chief, f"Going on from {last}")
-    wait_for(chief, "iteration")
+    wait_for(chief, " iteration ")
     other.send_signal(signal.SIGTERM)  # one is told, and all stop after the same iteration, which is saved
     output, errors = chief.communicate(timeout=60)
     assert (chief.returncode, other.wait(60)) == (143, 143), errors
