@@ -92,10 +92,13 @@ def select(gpu_ids, deterministic=False, workers=None):
             tf.config.threading.set_inter_op_parallelism_threads(1)
             tf.config.threading.set_intra_op_parallelism_threads(1)
     if workers:
-        handler = signal.getsignal(signal.SIGTERM)
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        if handlers[signal.SIGINT] is signal.default_int_handler:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python cannot hear Ctrl-C while TensorFlow waits for the others
         strategy = tf.distribute.MultiWorkerMirroredStrategy(tf.distribute.cluster_resolver.SimpleClusterResolver(
             **workers, num_accelerators={"GPU": len(chosen)}, rpc_layer="grpc"))
-        signal.signal(signal.SIGTERM, handler)  # TensorFlow has put one in its place that ignores it
+        for number, handler in handlers.items():
+            signal.signal(number, handler)  # TensorFlow has one of its own in SIGTERM's place, which ignores it
         return strategy
     # By name, since of its own it would look into TF_CONFIG.
     several = [f"GPU:{i}" for i in range(len(chosen))]
