@@ -14,7 +14,16 @@ ROOMS = {"train": "training", "evaluate": "evaluation", "turing": "turing", "col
 
 def main(argv=None, mode=None):
     """Runs one command line (default: this process's own) and returns its exit code; 2 means bad input."""
-    options = parse(sys.argv[1:] if argv is None else argv, mode, DATASETS)
+    code = _run(parse(sys.argv[1:] if argv is None else argv, mode, DATASETS))
+    if getattr(sys.modules.get("src.devices"), "connected", False):
+        # Taken down in order, TensorFlow's connections to other workers now and then hang for ever.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
+
+
+def _run(options):
     try:
         # Only now, so that --help and wrong options answer without waiting for TensorFlow.
         return importlib.import_module(f"src.{ROOMS[options.mode]}").run(options) or 0

@@ -35,6 +35,9 @@ with contextlib.nullcontext() if "TF_CPP_MIN_LOG_LEVEL" in os.environ else _quie
     tf.config.list_physical_devices("GPU")
 
 
+connected = False  # to other workers
+
+
 def cluster():
     """The workers of which this process is one, as TF_CONFIG or a Slurm step of several tasks tells.
 
@@ -76,6 +79,7 @@ def select(gpu_ids, deterministic=False, workers=None):
         workers: what `cluster` returned, to wait for the others and compute with them.
     Returns: a tf.distribute.Strategy. InputError if there is no such GPU.
     """
+    global connected
     gpus = tf.config.list_physical_devices("GPU")
     if gpu_ids and not gpus:
         why = " (TF_CPP_MIN_LOG_LEVEL=0 shows why)" if os.path.exists("/proc/driver/nvidia") else ""
@@ -99,6 +103,7 @@ def select(gpu_ids, deterministic=False, workers=None):
             **workers, num_accelerators={"GPU": len(chosen)}, rpc_layer="grpc"))
         for number, handler in handlers.items():
             signal.signal(number, handler)  # TensorFlow has one of its own in SIGTERM's place, which ignores it
+        connected = True
         return strategy
     # By name, since of its own it would look into TF_CONFIG.
     several = [f"GPU:{i}" for i in range(len(chosen))]

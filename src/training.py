@@ -43,6 +43,8 @@ def run(options):
         with contextlib.nullcontext() if devices.is_chief(strategy) else contextlib.redirect_stdout(None):
             code = _train(options, strategy)
         devices.total(strategy, 0)  # the others wait here while the chief saves
+        if workers:
+            time.sleep(1)  # else the last answer to one of them might still be on its way when this process ends
     return code
 
 
