@@ -174,9 +174,9 @@ def jit(wish, strategy):
     return _gpu() is not None and not several if wish == "auto" else wish
 
 
-def describe(strategy):
+def describe(strategy=None):
     """The devices' names for people, such as "NVIDIA H200", "CPU" or "2 workers with CPU"."""
     names = [tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name)
              for gpu in tf.config.get_visible_devices("GPU")]
-    workers = strategy.num_replicas_in_sync // max(1, len(names))
+    workers = strategy.num_replicas_in_sync // max(1, len(names)) if strategy else 1
     return (f"{workers} workers with " if workers > 1 else "") + (", ".join(names) or "CPU")
