@@ -74,6 +74,48 @@ def moving_statistics(norm, x):
     return y
 
 
+# Between a map of 4x4 and one of 2x2 a convolution is one matrix product of what each of the four positions sees. Convolution
+# routines, made for larger maps, take twice as long for it: for the innermost units, an eighth of an iteration.
+
+CORNERS = ((0, 0), (0, 2), (2, 0), (2, 2))  # of what each position of the small map sees, in the padded large one
+
+
+def _is_innermost(large, kernel_size, stride):
+    return tuple(large) == (4, 4) and stride == 2 < kernel_size
+
+
+def _padding(kernel_size):
+    """Of a side of 4 at stride 2, as "same" has it."""
+    return (kernel_size - 2) // 2, (kernel_size - 1) // 2
+
+
+class Convolution(keras.layers.Conv2D):
+    def convolution_op(self, x, kernel):
+        """x (N, h, w, C), kernel (k, k, C, C') -> (N, h/s, w/s, C')."""
+        k = self.kernel_size[0]
+        if not _is_innermost(x.shape[1:3], k, self.strides[0]):
+            return super().convolution_op(x, kernel)
+        x = tf.pad(x, [(0, 0), _padding(k), _padding(k), (0, 0)])
+        seen = tf.stack([x[:, i:i + k, j:j + k] for i, j in CORNERS], 1)  # (N, 4, k, k, C)
+        fan_in = k * k * x.shape[3]
+        y = tf.matmul(tf.reshape(seen, (-1, fan_in)), tf.reshape(kernel, (fan_in, self.filters)))
+        return tf.reshape(y, (-1, 2, 2, self.filters))
+
+
+class TransposedConvolution(keras.layers.Conv2DTranspose):
+    def call(self, x):
+        """x (N, h, w, C) -> (N, sh, sw, C'); the kernel is (k, k, C', C)."""
+        k, channels = self.kernel_size[0], x.shape[3]
+        if not _is_innermost([2 * side if side else None for side in x.shape[1:3]], k, self.strides[0]):
+            return super().call(x)
+        kernel = tf.reshape(self.kernel, (k * k * self.filters, channels))
+        painted = tf.reshape(tf.matmul(tf.reshape(x, (-1, channels)), kernel, transpose_b=True), (-1, 4, k, k, self.filters))
+        y = tf.add_n([tf.pad(one, [(0, 0), (i, 2 - i), (j, 2 - j), (0, 0)])
+                      for one, (i, j) in zip(tf.unstack(painted, axis=1), CORNERS)])
+        before, after = _padding(k)
+        return y[:, before:k + 2 - after, before:k + 2 - after] + tf.cast(self.bias, x.dtype)
+
+
 class _Network(keras.Model):
     """Convolutions named as in the original's checkpoints, so that a variable has one name everywhere."""
 
@@ -83,7 +125,7 @@ class _Network(keras.Model):
         self.built = True
 
     def convolution(self, name, channels, filters, stride=1, kernel_size=None, transposed=False):
-        kind = keras.layers.Conv2DTranspose if transposed else keras.layers.Conv2D
+        kind = TransposedConvolution if transposed else Convolution
         layer = kind(filters, kernel_size or self.kernel_size, stride, "same", name=name, dtype=self.precision,
                      kernel_initializer=keras.initializers.VarianceScaling(1.0, "fan_in", "truncated_normal"))
         layer.build((None, None, None, channels))
