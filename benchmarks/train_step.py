@@ -11,6 +11,7 @@ The last line is a JSON object. Rates are medians over the timed iterations.
 
 import argparse
 import json
+import resource
 import statistics
 import sys
 import tempfile
@@ -43,6 +44,13 @@ def matrix_product(side):
     """Returns a function that multiplies two float32 matrices of (side, side) and hands back one number."""
     a, b = (tf.random.stateless_normal((side, side), (1, seed)) for seed in (1, 2))
     return tf.function(lambda: tf.matmul(a, b)[0, 0])
+
+
+def peak_memory():
+    """Bytes: of the GPU's memory, or on the CPU of the process's own."""
+    if tf.config.get_visible_devices("GPU"):
+        return tf.config.experimental.get_memory_info("GPU:0")["peak"]
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def in_the_loop(arguments, step=None):
@@ -123,7 +131,8 @@ def main():
               "matrix_flops_per_s": 2 * arguments.matrix ** 3 / statistics.median(products)}
     result["ratio"] = result["flops_per_s"] / result["matrix_flops_per_s"]
     result |= {"device": devices.describe(), "jit": model.jit, "gflop_per_image": flops_per_image(model) / 1e9,
-               "ms_per_iteration": 1e3 * step, "ms_least": 1e3 * min(steps), "ms_most": 1e3 * max(steps)}
+               "peak_memory_mb": peak_memory() / 1e6, "ms_per_iteration": 1e3 * step, "ms_least": 1e3 * min(steps),
+               "ms_most": 1e3 * max(steps)}
     print(f"{arguments.dataset}, {model.precision}, batches of {arguments.batch_size}, on {result['device']}: "
           f"{result['images_per_s']:.1f} images/s, {result['flops_per_s'] / 1e9:.1f} GFLOP/s; a float32 matrix product "
           f"{result['matrix_flops_per_s'] / 1e9:.1f} GFLOP/s; ratio {result['ratio']:.3f}", flush=True)
