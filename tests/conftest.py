@@ -2,12 +2,16 @@
 
 import contextlib
 import io
+import signal
 import sys
 from types import SimpleNamespace
 
 import pytest
 
 import main
+
+# A shell's background jobs ignore it, and what they start does too; but here Ctrl-C is tested.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def run(script, *arguments):

@@ -157,7 +157,11 @@ def interrupt_in_every_way(folder):
 def interrupt_early(folder, number, word):
     """Sends a signal after a line with this word, or while TensorFlow is being imported. Returns exit code and last save."""
     training = Training(folder)
-    training.until(word) if word else time.sleep(3)
+    if word:
+        training.until(word)
+    else:
+        while "libtensorflow" not in Path(f"/proc/{training.process.pid}/maps").read_text():
+            time.sleep(0.01)
     training.send(number)
     return training.end(), newest(training.folder)
 

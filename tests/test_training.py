@@ -239,7 +239,7 @@ def test_the_loop_compiles_once_and_reads_only_what_it_shows(tmp_path, cli, monk
 
 
 @pytest.mark.parametrize("precision, jit, tolerance", [
-    ("bfloat16", False, 0.02), ("float16", False, 0.01), ("float32", True, 1e-4)])
+    ("bfloat16", False, 0.02), ("float16", False, 0.01), ("float32", True, 1e-3)])
 def test_precision_and_xla_change_the_speed_alone(precision, jit, tolerance, monkeypatch):
     """Variables, statistics and losses stay float32, and training goes the same way as plainly it does."""
     monkeypatch.setattr(networks, "DROPOUT", 0.0)  # XLA draws other numbers
