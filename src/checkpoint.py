@@ -134,7 +134,7 @@ def restore(model, prefix, weights_only=False):
     if broken:
         raise InputError(f"{prefix} holds values that are no finite numbers, in {', '.join(broken)}")
     for name, variable in variables.items():
-        variable.assign(tf.cast(values[name], variable.dtype))
+        variable.assign(values[name].astype(variable.dtype.as_numpy_dtype))
 
 
 # Finding

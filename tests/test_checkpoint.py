@@ -9,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import skimage.data
 import tensorflow as tf
 from conftest import TINY
+from PIL import Image
 
 from src import checkpoint
 from src.dataset import DATASETS
@@ -135,6 +137,20 @@ def test_a_generator_to_pass_on(tiny_checkpoint, tmp_path, cli):
     result = cli("train.py", *TINY, "--checkpoints-path", tmp_path, "--sample", "0", "--validate", "0")
     assert result.code == 0 and "Going on" not in result.stdout
     assert opened(tmp_path, "demo").prefix.name == "CGAN_demo-2" and prefix.with_name("pretrained.index").exists()
+
+
+def test_the_generator_that_comes_with_the_repository(tmp_path, cli):
+    """In a fresh clone one command colorizes a gray photograph."""
+    shutil.copytree(Path(__file__).parent.parent / "checkpoints" / "cifar10", tmp_path / "cifar10",
+                    ignore=lambda folder, names: [name for name in names if not name.startswith("pretrained.")])
+    gray = Image.fromarray(skimage.data.astronaut()).convert("L").resize((96, 64))
+    gray.save(tmp_path / "gray.png")
+    result = cli("colorize.py", "--dataset", "cifar10", "--checkpoints-path", tmp_path, "--gpu-ids", "0,1",
+                 "--test-input", tmp_path / "gray.png", "--test-output", tmp_path / "out")
+    assert result.code == 0 and "published generator" in result.stdout, result.stderr
+    assert "Only training uses several GPUs" in result.stdout
+    colored = np.asarray(Image.open(tmp_path / "out" / "gray.png").convert("RGB")).astype(int)
+    assert colored.shape == (64, 96, 3) and 2 < np.ptp(colored, -1).mean() < 128  # colors, and not any
 
 
 @pytest.fixture
