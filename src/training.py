@@ -142,12 +142,14 @@ class _Loop:
                     self.validate(bar)
                 if options.sample and due(options.sample_interval):
                     self.sample()
-                if options.visualize and (epoch_ends or last):
-                    logs.draw(self.folder.path, options.visualize_window, self.folder.path / "learning_curves.png")
+                if options.visualize and epoch_ends:
+                    self.draw()
                 if options.save and due(options.save_interval):
                     self.save()
             if options.save and self.step not in (self.saved, self.start):
                 self.save()  # stopped between two saves
+            if options.visualize:
+                self.draw()
         if signals.received:
             print(f"Stopped by {signals.received.name} after iteration {self.step:,}; " + (
                 "the same command goes on from there." if options.save else "nothing was saved (--save False)."))
@@ -212,6 +214,9 @@ class _Loop:
         tqdm.write(text) if not bar.disable else print(text, flush=True)
         if options.log:
             self.test_log.scalars(self.epoch, self.step, means)
+
+    def draw(self):
+        logs.draw(self.folder.path, self.options.visualize_window, self.folder.path / "learning_curves.png")
 
     def sample(self):
         """Writes gray | original | colorized of test images that are evenly spread over the test set."""
