@@ -35,8 +35,7 @@ class Unusable:
                     file.write(f"{name}\t{' '.join(str(reason).split())}\n")
 
 
-def training_batches(dataset, batch_size, seed, start=0, augment=True, unusable=None,
-                     context=None):
+def training_batches(dataset, batch_size, seed, start=0, augment=True, unusable=None, context=None):
     """Endless tf.data.Dataset of training batches, uint8 (batch_size / replicas, S, S, 3), from iteration `start` on.
 
     Position p of the run, counted in images, is image p % N of epoch p // N, in an order of that epoch's own. So a batch

@@ -165,8 +165,7 @@ class _Loop:
         options = self.options
         try:
             yield from self.model.strategy.distribute_datasets_from_function(lambda context: pipeline.training_batches(
-                self.dataset, options.batch_size, options.seed, self.step, options.augment, self.unusable,
-                context))
+                self.dataset, options.batch_size, options.seed, self.step, options.augment, self.unusable, context))
         except tf.errors.OpError as error:
             raise self.unusable.failure or error from None
 

@@ -124,6 +124,10 @@ def test_a_generator_to_pass_on(tiny_checkpoint, tmp_path, cli):
     prefix = tmp_path / "demo" / "pretrained"
     result = cli("test-eval.py", "--dataset", "demo", "--checkpoints-path", tiny_checkpoint, "--save-generator", prefix)
     assert result.code == 0, result.stderr
+    (tmp_path / "file").touch()
+    refused = cli("test-eval.py", "--dataset", "demo", "--checkpoints-path", tiny_checkpoint, "--save-generator",
+                  tmp_path / "file" / "pretrained")
+    assert refused.code == 2 and refused.stderr.count("\n") == 1 and "--save-generator" in refused.stderr
     names = checkpoint.shapes(prefix).keys() - {"record", "global_step"}
     assert names and all(name.startswith("gen/") and "Adam" not in name for name in names)
     assert checkpoint.read(prefix, ["gen/conv0/kernel"])["gen/conv0/kernel"].dtype == np.float16
