@@ -3,7 +3,7 @@
 
     python benchmarks/export_step.py --dataset cifar10 --precision bfloat16 --batch-size 128 [--reference 5] FOLDER
 
-The exported program is what TensorFlow hands to XLA for src/model.py's `Model.iteration` with train.py's defaults, from uint8
+The exported program is what TensorFlow hands to XLA for src/model.py's `Model.train_on` with train.py's defaults, from uint8
 images on; run_exported.py runs it with JAX. Written into FOLDER:
 
 step.mlir       StableHLO text. Arguments: the images, uint8 (N, S, S, 3), then the state. Outputs: results, then updates.
@@ -14,7 +14,7 @@ meta.json       "results": names of the scalars, in order; "updates": for each f
                 see flops.py); and, for people, "state": the variables' names, and "export": the options of this export.
 reference.json  with --reference: name -> list of each result in that many of TensorFlow's own iterations (train.py's, compiled
                 by XLA), all on the same batch: numpy.random.default_rng(0).integers(0, 256, (N, S, S, 3), numpy.uint8).
-                Without XLA dropout draws other masks, and the losses differ.
+                Without XLA other images are mirrored and dropout draws other masks, and the losses differ.
 """
 
 import argparse
@@ -57,7 +57,7 @@ def lower(model, batch_size):
     import tensorflow as tf
 
     images = tf.TensorSpec((batch_size, model.size, model.size, 3), tf.uint8)
-    step = tf.function(lambda images: model.iteration(*model.inputs(images)), jit_compile=True, autograph=False)
+    step = tf.function(model.train_on, jit_compile=True, autograph=False)
     traced = step.get_concrete_function(images)
     program = step.experimental_get_compiler_ir(images)(stage="stablehlo")
     results = sorted(traced.structured_outputs)  # the order in which TensorFlow flattens a dict

@@ -9,6 +9,7 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+import simplejpeg
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")  # no other decoder of Pillow's ever sees a stranger's bytes
@@ -114,9 +115,32 @@ def read_rgb(file, max_pixels=50_000_000):
     Of a file with several pictures the first. Thread-safe. ImageError if it is no usable image, or if its header
     announces more than `max_pixels`: nothing is decoded then.
     """
+    pixels = None if hasattr(file, "read") else _read_plain_jpeg(file, max_pixels)
+    if pixels is not None:
+        return pixels
     with opened(file, max_pixels) as image:
         image = decode(image)
         return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+def _read_plain_jpeg(path, max_pixels, largest=2 ** 24):
+    """A whole JPEG of at most `largest` bytes, whose pixels need no more than decoding -> uint8 (H,W,3) RGB; else None.
+
+    Pillow decodes to the same pixels, but takes two thirds longer, and training waits for its images.
+    """
+    try:
+        with open(path, "rb", buffering=0) as file:
+            if os.fstat(file.fileno()).st_size > largest:
+                return None
+            contents = file.read()
+        if b"Exif\0\0" in contents or b"http://ns.adobe.com/xap/" in contents:
+            return None  # they may say that it is to be turned
+        height, width, space, _ = simplejpeg.decode_jpeg_header(contents)
+        if space != "YCbCr" or height * width > max_pixels:
+            return None
+        return simplejpeg.decode_jpeg(contents, "RGB")  # strict: not even a warning
+    except (OSError, ValueError):
+        return None  # what is wrong, and whether something can be read nevertheless, is for Pillow to say
 
 
 def fit(rgb, size):

@@ -72,10 +72,11 @@ class Model:
     # Training
 
     def prepare_training(self, lr=3e-4, lr_decay_rate=0.1, lr_decay_steps=5e5, beta1=0.0, l1_weight=100.0,
-                         label_smoothing=False, acc_thresh=2.0, dis_lr_factor=1.0):
+                         label_smoothing=False, acc_thresh=2.0, dis_lr_factor=1.0, augment=True):
         """Makes the optimizers and compiles `train_step`: uint8 RGB images -> dict of scalar losses and accuracy (%).
 
         dis_lr_factor: the discriminator's learning rate over the generator's (two time scales: Heusel et al. 2017).
+        augment: mirror half of the images.
         """
         self.lr, self.lr_decay_rate, self.lr_decay_steps = lr, lr_decay_rate, lr_decay_steps
         self.l1_weight, self.label_smoothing, self.acc_thresh = l1_weight, label_smoothing, acc_thresh
@@ -88,9 +89,7 @@ class Model:
                 self.optimizers[network.name] = optimizer
         several = self.strategy.num_replicas_in_sync > 1
 
-        def step(images):
-            return self.iteration(*self.inputs(images))
-
+        self.augment, step = augment, self.train_on
         if self.jit and not several:  # replicas meet in the middle of an iteration, which XLA cannot compile
             step = tf.function(step, jit_compile=True, autograph=False)
         self.train_step = tf.function(lambda images: self.strategy.run(step, (images,)), autograph=False)
@@ -98,6 +97,20 @@ class Model:
     def learning_rate(self, factor=1.0):
         decay = self.lr_decay_rate ** (tf.cast(self.step, tf.float32) / self.lr_decay_steps)
         return tf.maximum(1e-8, factor * self.lr * decay)
+
+    def train_on(self, images):
+        """`train_step` before it is compiled, on one replica's part (n, S, S, 3) of a batch."""
+        return self.iteration(*self.inputs(self.mirrored(images) if self.augment else images))
+
+    def mirrored(self, images):
+        """This replica's part (n, S, S, 3) of a batch -> the same with half of the batch mirrored, drawn from (seed, step), so
+        that a resumed run repeats it on any number of devices. On the device, where the host would spend a quarter of an
+        image's decoding on it."""
+        replica, n = tf.distribute.get_replica_context(), tf.shape(images)[0]
+        draws = tf.random.stateless_uniform([replica.num_replicas_in_sync * n],
+                                            tf.stack([tf.constant(self.seed, tf.int64), self.step]))
+        drawn = draws[replica.replica_id_in_sync_group * n:][:n] < 0.5
+        return tf.where(drawn[:, None, None, None], tf.reverse(images, [2]), images)
 
     def iteration(self, gray, target):
         """One training iteration: one discriminator update, then two generator updates.

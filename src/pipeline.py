@@ -35,7 +35,7 @@ class Unusable:
                     file.write(f"{name}\t{' '.join(str(reason).split())}\n")
 
 
-def training_batches(dataset, batch_size, seed, start=0, augment=True, unusable=None, context=None):
+def training_batches(dataset, batch_size, seed, start=0, unusable=None, context=None):
     """Endless tf.data.Dataset of training batches, uint8 (batch_size / replicas, S, S, 3), from iteration `start` on.
 
     Position p of the run, counted in images, is image p % N of epoch p // N, in an order of that epoch's own. So a batch
@@ -43,7 +43,6 @@ def training_batches(dataset, batch_size, seed, start=0, augment=True, unusable=
     where it was, from the one integer `start`.
 
     Args:
-        augment: mirror half of the images.
         unusable: an Unusable. A file that cannot be read, or has no color to learn, is replaced by one drawn from (seed, p).
         context: a tf.distribute.InputContext: each replica gets its part of a batch. Those of this worker's replicas are
             the elements, in the replicas' order, which is the same however they are spread over workers.
@@ -70,17 +69,9 @@ def training_batches(dataset, batch_size, seed, start=0, augment=True, unusable=
         raise InputError(f"a thousand draws in a row met no usable training image; {len(unusable):,} of {n:,} files are "
                          f"unusable, such as {name} ({unusable.reasons[name]})")
 
-    def load(indices, positions, mirrored):
-        pixels = np.empty((part, dataset.size, dataset.size, 3), np.uint8)
+    def load(indices, positions):
         try:
-            for target, index, position, mirror in zip(pixels, indices, positions, mirrored):
-                image = usable(index, position)
-                if mirror:  # a channel at a time: five times as fast, and tf.where takes fifty times as long
-                    for channel in range(3):
-                        target[..., channel] = image[:, ::-1, channel]
-                else:
-                    target[:] = image
-            return pixels
+            return np.stack([usable(index, position) for index, position in zip(indices, positions)])
         except Exception as error:
             unusable.failure = error
             raise
@@ -94,9 +85,7 @@ def training_batches(dataset, batch_size, seed, start=0, augment=True, unusable=
         # takes one seed for all indices only.)
         seeds = tf.stack([tf.fill([part], tf.constant(seed, tf.int64)), epochs, tf.zeros_like(epochs)], 1)
         indices = tf.raw_ops.RandomIndexShuffle(index=positions % n, seed=seeds, max_index=n - 1, rounds=4)
-        draws = tf.random.stateless_uniform([batch_size], tf.stack([tf.constant(seed, tf.int64), step]))
-        mirrored = draws[first:][:part] < (0.5 if augment else 0)
-        pixels = tf.numpy_function(load, [indices, positions, mirrored], tf.uint8)
+        pixels = tf.numpy_function(load, [indices, positions], tf.uint8)
         return tf.ensure_shape(pixels, (part, dataset.size, dataset.size, 3))
 
     elements = tf.data.Dataset.range(start * local, np.iinfo(np.int64).max)

@@ -75,7 +75,7 @@ def _train(options, strategy):
                   normalization=options.normalization, precision=precision,
                   jit=devices.jit(options.jit, strategy), seed=options.seed, strategy=strategy)
     model.prepare_training(options.lr, options.lr_decay_rate, options.lr_decay_steps, options.beta1, options.l1_weight,
-                           options.label_smoothing, options.acc_thresh, options.dis_lr_factor)
+                           options.label_smoothing, options.acc_thresh, options.dis_lr_factor, options.augment)
     newest = before and checkpoint.first_readable(prefixes, lambda prefix: _go_on(model, prefix, fixed, options))
     if newest and options.save:
         folder.prune(newest)  # a killed run may have saved, and not come to that
@@ -165,7 +165,7 @@ class _Loop:
         options = self.options
         try:
             yield from self.model.strategy.distribute_datasets_from_function(lambda context: pipeline.training_batches(
-                self.dataset, options.batch_size, options.seed, self.step, options.augment, self.unusable, context))
+                self.dataset, options.batch_size, options.seed, self.step, self.unusable, context))
         except tf.errors.OpError as error:
             raise self.unusable.failure or error from None
 

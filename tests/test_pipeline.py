@@ -11,7 +11,7 @@ test_batches.__test__ = False  # for pytest
 
 
 class Numbered:
-    """Images that say which one they are: pixel (0, 0) is their index, and only the left half is lit."""
+    """Images that say which one they are: that is their red and blue."""
     size = 4
 
     def __init__(self, n, broken=(), gray=()):
@@ -23,9 +23,8 @@ class Numbered:
     def __getitem__(self, index):
         if index in self.broken:
             raise ImageError(f"{index}: broken")
-        image = np.zeros((4, 4, 3), np.uint8)
-        image[:, :2] = index
-        image[:, :2, 1] = index if index in self.gray else 200
+        image = np.full((4, 4, 3), index, np.uint8)
+        image[..., 1] = index if index in self.gray else 200
         return image
 
     def name(self, index):
@@ -33,31 +32,23 @@ class Numbered:
 
 
 def indices(batches, n):
-    """The indices in n batches, and which images are mirrored."""
-    pixels = np.stack([batch.numpy() for batch in batches.take(n)])
-    return pixels[..., 0, :, 0].max(-1), pixels[..., 0, 3, 1] > 0
+    """The indices in n batches."""
+    return np.stack([batch.numpy() for batch in batches.take(n)])[..., 0, 0, 0]
 
 
 def test_every_epoch_has_every_image_once_in_an_order_of_its_own():
-    order, _ = indices(training_batches(Numbered(10), 4, seed=3), 10)
+    order = indices(training_batches(Numbered(10), 4, seed=3), 10)
     epochs = order.reshape(4, 10)  # batches straddle epochs
     assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 4
 
 
 def test_seed_and_start():
-    full, mirrored = indices(training_batches(Numbered(10), 4, seed=3), 8)
+    full = indices(training_batches(Numbered(10), 4, seed=3), 8)
     for start in (1, 3, 7):
-        order, flips = indices(training_batches(Numbered(10), 4, seed=3, start=start), 8 - start)
+        order = indices(training_batches(Numbered(10), 4, seed=3, start=start), 8 - start)
         np.testing.assert_array_equal(order, full[start:])
-        np.testing.assert_array_equal(flips, mirrored[start:])
-    assert (indices(training_batches(Numbered(10), 4, seed=4), 8)[0] != full).any()
-
-
-def test_half_is_mirrored():
-    _, mirrored = indices(training_batches(Numbered(200), 100, seed=1), 10)
-    assert 400 < mirrored.sum() < 600
-    assert not indices(training_batches(Numbered(200), 100, seed=1, augment=False), 2)[1].any()
+    assert (indices(training_batches(Numbered(10), 4, seed=4), 8) != full).any()
 
 
 @pytest.mark.parametrize("workers, replicas", [(1, 2), (2, 2), (2, 4), (4, 4)])
@@ -65,15 +56,14 @@ def test_the_replicas_parts_make_up_the_same_batch(workers, replicas):
     whole = indices(training_batches(Numbered(10), 4, seed=3, start=1), 5)
     parts = [indices(training_batches(Numbered(10), 4, seed=3, start=1, context=tf.distribute.InputContext(
         workers, worker, replicas)), 5 * replicas // workers) for worker in range(workers)]
-    for expected, found in zip(whole, zip(*parts)):  # the order, and what is mirrored
-        together = np.concatenate([part.reshape(5, -1) for part in found], 1)  # (step, images)
-        np.testing.assert_array_equal(together, expected.reshape(5, 4))
+    together = np.concatenate([part.reshape(5, -1) for part in parts], 1)  # (step, images)
+    np.testing.assert_array_equal(together, whole)
 
 
 def test_fewer_images_than_a_batch():
-    order, _ = indices(training_batches(Numbered(3), 8, seed=3), 3)
+    order = indices(training_batches(Numbered(3), 8, seed=3), 3)
     assert all(sorted(epoch) == [0, 1, 2] for epoch in order.reshape(8, 3))
-    order, _ = indices(training_batches(Numbered(1), 2, seed=3), 2)
+    order = indices(training_batches(Numbered(1), 2, seed=3), 2)
     assert (order == 0).all()
 
 
@@ -81,16 +71,15 @@ def test_unusable_files_are_replaced_and_named_once(tmp_path):
     log = tmp_path / "unusable_files.log"
     source, clean = Numbered(10, broken=(2, 5), gray=(7,)), Numbered(10)
     unusable = Unusable(log)
-    order, mirrored = indices(training_batches(source, 5, seed=3, unusable=unusable), 8)
-    plain, flips = indices(training_batches(clean, 5, seed=3), 8)
+    order = indices(training_batches(source, 5, seed=3, unusable=unusable), 8)
+    plain = indices(training_batches(clean, 5, seed=3), 8)
     usable = ~np.isin(plain, (2, 5, 7))
     np.testing.assert_array_equal(order[usable], plain[usable])  # the others are where they were
-    np.testing.assert_array_equal(mirrored, flips)
     assert not np.isin(order, (2, 5, 7)).any()
     assert sorted(log.read_text().splitlines()) == ["image 2\t2: broken", "image 5\t5: broken", "image 7\tno color"]
 
     again = Unusable(log)  # a resumed run draws the same replacements
-    resumed, _ = indices(training_batches(source, 5, seed=3, start=3, unusable=again), 5)
+    resumed = indices(training_batches(source, 5, seed=3, start=3, unusable=again), 5)
     np.testing.assert_array_equal(resumed, order[3:])
     assert len(log.read_text().splitlines()) == 3
 
@@ -107,17 +96,3 @@ def test_testing_keeps_file_order_and_gray_images():
 @pytest.mark.parametrize("broken", [range(4), range(11)])
 def test_batches_of_broken_files_only_are_left_out(broken):
     assert sum(len(batch) for batch, _ in test_batches(Numbered(11, broken=broken), 4)) == 11 - len(broken)
-
-
-def test_mirrored_images_are_exactly_that():
-    noise = np.random.default_rng(1).integers(0, 256, (9, 4, 4, 3), np.uint8)
-
-    class Noise(Numbered):
-        def __getitem__(self, index):
-            return noise[index]
-
-    plain, augmented = (np.concatenate(list(training_batches(Noise(9), 9, seed=1, augment=augment).take(3).as_numpy_iterator()))
-                        for augment in (False, True))
-    mirrored = (augmented != plain).any((1, 2, 3))
-    np.testing.assert_array_equal(augmented[mirrored], plain[mirrored][:, :, ::-1])
-    assert 0 < mirrored.sum() < 27

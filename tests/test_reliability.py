@@ -388,7 +388,7 @@ def test_unusable_files_are_named_once_and_change_no_other_files_turn(folder, tm
     source, log = dataset.open_dataset("places365", folder, "train"), tmp_path / "unusable_files.log"
     assert len(source) == len(GOOD) + len(BAD) == 25
     unusable = pipeline.Unusable(log)
-    batches = [batch.numpy() for batch in pipeline.training_batches(source, 5, 3, augment=False, unusable=unusable).take(15)]
+    batches = [batch.numpy() for batch in pipeline.training_batches(source, 5, 3, unusable=unusable).take(15)]
     named = dict(line.rsplit("\t", 1) for line in log.read_bytes().decode("utf-8", "surrogateescape").split("\n")[:-1])
     assert len(named) == log.read_bytes().count(b"\n") == len(unusable) == len(BAD)
     for name, reason in BAD.items():
@@ -402,7 +402,7 @@ def test_unusable_files_are_named_once_and_change_no_other_files_turn(folder, tm
         assert len(epoch) == 25 and set(epoch) == set(usable.values())
     for start in (1, 8):  # with the log of before and without any
         for account in (pipeline.Unusable(log), pipeline.Unusable()):
-            again = pipeline.training_batches(source, 5, 3, start, augment=False, unusable=account).take(4)
+            again = pipeline.training_batches(source, 5, 3, start, unusable=account).take(4)
             assert all((batch.numpy() == old).all() for batch, old in zip(again, batches[start:]))
     assert log.read_bytes().count(b"\n") == len(BAD)
 

@@ -247,7 +247,7 @@ def test_precision_and_xla_change_the_speed_alone(precision, jit, tolerance, mon
     losses, models = [], []
     for options in ({}, {"precision": precision, "jit": jit}):
         model = Model("cifar10", filters=4, seed=1, **options)
-        model.prepare_training(lr=1e-4)
+        model.prepare_training(lr=1e-4, augment=False)
         losses.append([[value.numpy() for value in model.train_step(images).values()][:-1] for _ in range(3)])
         models.append(model)
     assert all(variable.dtype == tf.float32 for variable in models[1].state().values() if variable.dtype.is_floating)
@@ -289,3 +289,29 @@ def test_the_discriminator_can_learn_at_its_own_rate():
     # Adam's first step is as large as the rate, whatever the gradient.
     np.testing.assert_allclose([moves[0][1], moves[1][1]], [1e-3, 1e-4], rtol=0.01)
     assert moves[0][0] == pytest.approx(moves[1][0], rel=0.5)
+
+
+@pytest.mark.parametrize("jit", [False, True])
+def test_half_of_the_images_are_mirrored_in_an_order_of_the_step(jit):
+    model, images = Model("cifar10", filters=2, seed=3), np.random.default_rng(0).integers(0, 256, (50, 4, 4, 3), np.uint8)
+    mirrored, flips = tf.function(model.mirrored, jit_compile=jit, autograph=False), []
+    for step in (0, 1, 2, 1):
+        model.step.assign(step)
+        pixels = mirrored(images).numpy()
+        flips.append((pixels != images).any((1, 2, 3)))
+        np.testing.assert_array_equal(pixels, np.where(flips[-1][:, None, None, None], images[:, :, ::-1], images))
+    assert 50 < sum(map(sum, flips[:3])) < 100
+    np.testing.assert_array_equal(flips[3], flips[1])
+    assert all((flips[i] != flips[j]).any() for i, j in ((0, 1), (1, 2), (0, 2)))
+
+
+def test_augment_is_what_mirrors():
+    """Of images that are their own mirror images it changes nothing, of others it does."""
+    half = np.random.default_rng(0).integers(0, 256, (4, 32, 16, 3), np.uint8)
+    for images, same in ((np.concatenate([half, half[:, :, ::-1]], 2), True), (np.concatenate([half, half], 2), False)):
+        losses = []
+        for augment in (True, False):
+            model = Model("cifar10", filters=2, seed=1)
+            model.prepare_training(augment=augment)
+            losses.append([float(value) for value in model.train_step(images).values()])
+        assert (losses[0] == pytest.approx(losses[1], rel=1e-4)) == same
