@@ -172,12 +172,39 @@ def test_mutated_files_give_pixels_or_an_image_error(tmp_path, rgb, suffix):
     Image.fromarray(rgb).save(tmp_path / f"a{suffix}")
     good = np.frombuffer((tmp_path / f"a{suffix}").read_bytes(), np.uint8)
     random = np.random.default_rng(1)
-    for _ in range(60):
+    for i in range(120):
         bad = good.copy()
-        at = random.integers(0, min(len(bad), 400), 4)
-        bad[at] = random.integers(0, 256, 4)
-        with suppress(images.ImageError):
-            assert images.read_rgb(io.BytesIO(bad[:random.integers(1, 2 * len(bad))].tobytes())).ndim == 3
+        at = random.integers(0, min(len(bad), 400) if i % 2 else len(bad), 1 + i % 4)
+        bad[at] = random.integers(0, 256, len(at))
+        bad = bad[:random.integers(1, 4 * len(bad))].tobytes()
+        (tmp_path / "bad").write_bytes(bad)
+        found = []
+        for file in (tmp_path / "bad", io.BytesIO(bad)):  # a path, which may be a plain JPEG's, and what only Pillow reads
+            with suppress(images.ImageError):
+                found.append(images.read_rgb(file))
+        assert len(found) != 1 and (not found or (found[0].ndim == 3 and np.array_equal(*found)))
+
+
+@pytest.mark.parametrize("how", [
+    {"subsampling": 0}, {"subsampling": 1}, {"subsampling": 2}, {"progressive": True}, {"restart_marker_rows": 1},
+    {"quality": 3}, {"quality": 100}, {"exif": b"Exif\0\0II*\0\x08\0\0\0\0\0"}, {"comment": b"Exif\0\0"},
+    {"xmp": b'<x xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/>'}], ids=str)
+def test_plain_jpegs_have_pillows_pixels(tmp_path, rgb, how):
+    Image.fromarray(rgb[:, 1:]).save(tmp_path / "a.jpg", **how)
+    np.testing.assert_array_equal(images.read_rgb(tmp_path / "a.jpg"),
+                                  images.read_rgb(io.BytesIO((tmp_path / "a.jpg").read_bytes())))
+    assert images.read_rgb(tmp_path / "a.jpg").shape[0] == (len(rgb) if "xmp" not in how else rgb.shape[1] - 1)
+
+
+def test_plain_jpegs_do_without_pillow(tmp_path, rgb, monkeypatch):
+    """Which is slow. But a picture that is too large, or to be turned, is for Pillow."""
+    Image.fromarray(rgb).save(tmp_path / "a.jpg")
+    Image.fromarray(rgb).save(tmp_path / "b.jpg", exif=b"Exif\0\0II*\0\x08\0\0\0\0\0")
+    monkeypatch.setattr(images, "opened", None)
+    assert images.read_rgb(tmp_path / "a.jpg").shape == rgb.shape
+    for name, limit in (("a.jpg", rgb[..., 0].size - 1), ("b.jpg", 10**6)):
+        with pytest.raises(TypeError):
+            images.read_rgb(tmp_path / name, limit)
 
 
 @pytest.mark.parametrize("format", ["PNG", "TIFF"])
