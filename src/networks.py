@@ -116,6 +116,14 @@ class Convolution(keras.layers.Conv2D):
         return super().convolution_op(x, kernel)
 
 
+    def of_parts(self, parts):
+        """Of the concatenation of `parts` (N, h, w, C), which is not made: of a network's largest maps it takes as long as the
+        convolution itself."""
+        kernels = tf.split(tf.cast(self.kernel, self.compute_dtype), [part.shape[-1] for part in parts], axis=2)
+        return tf.add_n([tf.nn.conv2d(part, kernel, self.strides[0], "SAME") for part, kernel in zip(parts, kernels)]
+                        ) + tf.cast(self.bias, self.compute_dtype)
+
+
 class TransposedConvolution(keras.layers.Conv2DTranspose):
     by_taps = False
 
@@ -174,12 +182,13 @@ class Generator(_Network):
         for convolve, norm in self.encoder:
             x = tf.nn.leaky_relu(normalize(norm, convolve(x)), LEAK)  # (N, H/s, W/s, C)
             skips.append(x)
+        parts = [x]
         for i, ((convolve, norm), skip) in enumerate(zip(self.decoder, skips[-2::-1], strict=True)):
-            x = tf.nn.relu(normalize(norm, convolve(x)))  # (N, 2h, 2w, C)
+            x = tf.nn.relu(normalize(norm, convolve(tf.concat(parts, -1))))  # (N, 2h, 2w, C)
             if dropout_seed is not None and i < self.dropouts:
                 x = tf.nn.experimental.stateless_dropout(x, DROPOUT, dropout_seed + tf.constant([0, i], tf.int64))
-            x = tf.concat([skip, x], -1)
-        return tf.tanh(tf.cast(self.last(x), tf.float32))
+            parts = [skip, x]
+        return tf.tanh(tf.cast(self.last.of_parts(parts), tf.float32))
 
 
 class Discriminator(_Network):
