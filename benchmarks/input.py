@@ -1,6 +1,6 @@
 """Input: how fast the Places365 pipeline feeds training, and what a tree of millions of files costs at the start.
 
-The rate: images/s of `pipeline.training_batches` (reading, decoding, dropping what has no color, mirroring) on generated
+The rate: images/s of `pipeline.training_batches` (reading, decoding, dropping what has no color) on generated
 256x256 JPEGs, against TensorFlow doing nothing but `tf.io.decode_jpeg(tf.io.read_file(...))` on all cores over the same files.
 Both are measured in turns, and the best of each counts: what else runs on a machine only makes either slower. CPU time is an
 image's, over all threads.
