@@ -4,9 +4,9 @@
     python benchmarks/run_exported.py FOLDER [--steps 50] [--peak 790e12]
 
 Needs JAX and numpy, neither TensorFlow nor this project. The first iterations warm up, and are those of reference.json if
-there is one: the largest relative difference of any loss in each is printed, and more than --tolerance exits with code 1. Then come
---steps iterations on the same batch, which stays on the device; their mean time is the figure. The last line is a JSON
-object. Written for JAX 0.10: JAX has no public call that compiles StableHLO, so another version may refuse.
+there is one: the largest relative difference of any loss in each is printed, and more than --tolerance exits with code 1.
+Then come --steps iterations on the same batch, which stays on the device; their mean time is the figure. The last line is a
+JSON object. Written for JAX 0.10: JAX has no public call that compiles StableHLO, so another version may refuse.
 
 To compare, export with a small --lr: with beta1 0, Adam moves each weight by about the learning rate times its gradient's
 sign, so at 3e-4 a rounding difference of one unit in the last place grows to above 1e-4 within five iterations.
