@@ -126,7 +126,7 @@ def read_rgb(file, max_pixels=50_000_000):
 def _read_plain_jpeg(path, max_pixels, largest=2 ** 24):
     """A whole JPEG of at most `largest` bytes, whose pixels need no more than decoding -> uint8 (H,W,3) RGB; else None.
 
-    Pillow decodes to the same pixels, but takes two thirds longer, and training waits for its images.
+    Pillow decodes to the same pixels, but takes a third longer, and a fast GPU waits for its images.
     """
     try:
         with open(path, "rb", buffering=0) as file:

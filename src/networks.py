@@ -87,23 +87,23 @@ def _by_taps(x, kernel, stride, transposed=False):
     (k, k, C', C) -> (N, hs, hs, C')."""
     k, side, channels = kernel.shape[0], x.shape[1], x.shape[3]
     large, small = (side * stride, side) if transposed else (side, -(-side // stride))
+    after = large if transposed else small
     before = max((small - 1) * stride + k - large, 0) // 2  # padding
+    # In one dimension: which pixels of the large and of the small map does each tap connect?
     along = [[(stride * i + tap - before, i) for i in range(small) if 0 <= stride * i + tap - before < large]
-             for tap in range(k)]  # of one dimension: which pixels of the large and the small map does each tap connect?
+             for tap in range(k)]
     pixels = tf.split(tf.reshape(x, (-1, side * side * channels)), side * side, axis=1)  # (N, C) each
-    parts = [[] for _ in range((large if transposed else small) ** 2)]  # (N, C') each, to be summed
-    for i, tap in enumerate(tf.unstack(tf.reshape(kernel, (k * k, *kernel.shape[2:])))):
-        pairs = [(top * large + left, y * small + x) for top, y in along[i // k] for left, x in along[i % k]]
-        if not pairs:
-            continue  # it sees nothing but padding
-        seen, painted = zip(*pairs)
+    parts = [[] for _ in range(after * after)]  # of each result's pixel, (N, C') each, to be summed
+    for number, tap in enumerate(tf.unstack(tf.reshape(kernel, (k * k, *kernel.shape[2:])))):
+        pairs = [(top * large + left, row * small + column)
+                 for top, row in along[number // k] for left, column in along[number % k]]
         if transposed:
-            seen, painted = painted, seen
-        products = tf.matmul(tf.concat([pixels[i] for i in seen], 0), tap, transpose_b=transposed)
-        for i, product in zip(painted, tf.split(products, len(pairs))):
-            parts[i].append(product)
-    side = large if transposed else small
-    return tf.reshape(tf.concat([tf.add_n(some) for some in parts], 1), (-1, side, side, parts[0][0].shape[1]))
+            pairs = [(to, seen) for seen, to in pairs]
+        if pairs:  # else it sees nothing but padding
+            products = tf.matmul(tf.concat([pixels[seen] for seen, _ in pairs], 0), tap, transpose_b=transposed)
+            for (_, to), product in zip(pairs, tf.split(products, len(pairs))):
+                parts[to].append(product)
+    return tf.reshape(tf.concat([tf.add_n(some) for some in parts], 1), (-1, after, after, parts[0][0].shape[1]))
 
 
 class Convolution(keras.layers.Conv2D):
@@ -117,8 +117,7 @@ class Convolution(keras.layers.Conv2D):
 
 
     def of_parts(self, parts):
-        """Of the concatenation of `parts` (N, h, w, C), which is not made: of a network's largest maps it takes as long as the
-        convolution itself."""
+        """Of the concatenation of `parts` (N, h, w, C), which is not made: it would be the largest map of all."""
         kernels = tf.split(tf.cast(self.kernel, self.compute_dtype), [part.shape[-1] for part in parts], axis=2)
         return tf.add_n([tf.nn.conv2d(part, kernel, self.strides[0], "SAME") for part, kernel in zip(parts, kernels)]
                         ) + tf.cast(self.bias, self.compute_dtype)
