@@ -57,14 +57,14 @@ class Model:
         self.strategy = strategy or tf.distribute.get_strategy()
         self.precision, self.jit, self.seed, self.optimizers = precision, jit, seed, {}
         dtype = precision if precision == "float32" else f"mixed_{precision}"
-        by_taps = not jit and not tf.config.get_visible_devices("GPU")  # see networks; XLA and GPUs do better themselves
+        by_products = not jit and not tf.config.get_visible_devices("GPU")  # see convolutions.py; XLA and GPUs do better alone
         keras.utils.set_random_seed(seed)  # the initializers draw from it
         with self.strategy.scope():
             self.step = tf.Variable(0, dtype=tf.int64, trainable=False,
                                     aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA)  # discriminator updates
-            self.generator = networks.Generator(architecture, filters, kernel_size, dtype, by_taps)
+            self.generator = networks.Generator(architecture, filters, kernel_size, dtype, by_products)
             self.discriminator = discriminator and networks.Discriminator(
-                architecture.discriminators[discriminator], filters, kernel_size, dtype, by_taps)
+                architecture.discriminators[discriminator], filters, kernel_size, dtype, by_products)
         images = tf.TensorSpec((None, None, None, None), tf.float32)
         self.generate = tf.function(self._generate, input_signature=[images], jit_compile=jit, autograph=False)
         self.evaluate = tf.function(self._evaluate, jit_compile=jit, reduce_retracing=True, autograph=False)

@@ -5,6 +5,8 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
+from src.convolutions import Convolution, TransposedConvolution
+
 
 class Architecture(NamedTuple):
     """One dataset's networks. Units are (filters, stride), for 64 filters in the first convolution."""
@@ -74,78 +76,19 @@ def moving_statistics(norm, x):
     return y
 
 
-# Between small maps a CPU's convolution routines lose much of their time to edges and padding: of what a 4x4 kernel sees
-# between a map of 4x4 and one of 2x2, 44% is padding. One matrix product for each tap of the kernel, over those pixels where
-# it meets none, takes a quarter to three quarters of their time, forward and backward.
-
-SMALL = 8  # pixels, the side of the larger map; above, the routines are faster
-WIDE = 128  # channels of the narrower map; below, the products are over before they have begun
-
-
-def _by_taps(x, kernel, stride, transposed=False):
-    """A "same" convolution: x (N, h, h, C), kernel (k, k, C, C') -> (N, h/s, h/s, C'); or a transposed one: kernel
-    (k, k, C', C) -> (N, hs, hs, C')."""
-    k, side, channels = kernel.shape[0], x.shape[1], x.shape[3]
-    large, small = (side * stride, side) if transposed else (side, -(-side // stride))
-    after = large if transposed else small
-    before = max((small - 1) * stride + k - large, 0) // 2  # padding
-    # In one dimension: which pixels of the large and of the small map does each tap connect?
-    along = [[(stride * i + tap - before, i) for i in range(small) if 0 <= stride * i + tap - before < large]
-             for tap in range(k)]
-    pixels = tf.split(tf.reshape(x, (-1, side * side * channels)), side * side, axis=1)  # (N, C) each
-    parts = [[] for _ in range(after * after)]  # of each result's pixel, (N, C') each, to be summed
-    for number, tap in enumerate(tf.unstack(tf.reshape(kernel, (k * k, *kernel.shape[2:])))):
-        pairs = [(top * large + left, row * small + column)
-                 for top, row in along[number // k] for left, column in along[number % k]]
-        if transposed:
-            pairs = [(to, seen) for seen, to in pairs]
-        if pairs:  # else it sees nothing but padding
-            products = tf.matmul(tf.concat([pixels[seen] for seen, _ in pairs], 0), tap, transpose_b=transposed)
-            for (_, to), product in zip(pairs, tf.split(products, len(pairs))):
-                parts[to].append(product)
-    return tf.reshape(tf.concat([tf.add_n(some) for some in parts], 1), (-1, after, after, parts[0][0].shape[1]))
-
-
-class Convolution(keras.layers.Conv2D):
-    by_taps = False  # where maps are small and wide
-
-    def convolution_op(self, x, kernel):
-        stride, (h, w) = self.strides[0], x.shape[1:3]
-        if self.by_taps and h == w and h and h <= SMALL:
-            return _by_taps(x, kernel, stride)
-        return super().convolution_op(x, kernel)
-
-
-    def of_parts(self, parts):
-        """Of the concatenation of `parts` (N, h, w, C), which is not made: it would be the largest map of all."""
-        kernels = tf.split(tf.cast(self.kernel, self.compute_dtype), [part.shape[-1] for part in parts], axis=2)
-        return tf.add_n([tf.nn.conv2d(part, kernel, self.strides[0], "SAME") for part, kernel in zip(parts, kernels)]
-                        ) + tf.cast(self.bias, self.compute_dtype)
-
-
-class TransposedConvolution(keras.layers.Conv2DTranspose):
-    by_taps = False
-
-    def call(self, x):
-        stride, (h, w) = self.strides[0], x.shape[1:3]
-        if self.by_taps and h == w and h and h * stride <= SMALL:
-            return _by_taps(x, tf.convert_to_tensor(self.kernel), stride, transposed=True) + tf.cast(self.bias, x.dtype)
-        return super().call(x)
-
-
 class _Network(keras.Model):
     """Convolutions named as in the original's checkpoints, so that a variable has one name everywhere."""
 
-    def __init__(self, name, kernel_size, dtype, by_taps):
+    def __init__(self, name, kernel_size, dtype, by_products):
         super().__init__(name=name, dtype=dtype)
-        self.kernel_size, self.precision, self.by_taps = kernel_size, dtype, by_taps
+        self.kernel_size, self.precision, self.by_products = kernel_size, dtype, by_products
         self.built = True
 
     def convolution(self, name, channels, filters, stride=1, kernel_size=None, transposed=False):
         kind = TransposedConvolution if transposed else Convolution
         layer = kind(filters, kernel_size or self.kernel_size, stride, "same", name=name, dtype=self.precision,
                      kernel_initializer=keras.initializers.VarianceScaling(1.0, "fan_in", "truncated_normal"))
-        layer.by_taps = self.by_taps and min(channels, filters) >= WIDE and layer.kernel_size[0] >= stride
+        layer.by_products = self.by_products
         layer.build((None, None, None, channels))
         return layer
 
@@ -158,8 +101,8 @@ class _Network(keras.Model):
 class Generator(_Network):
     """U-Net: luma -> three color channels."""
 
-    def __init__(self, architecture, filters=64, kernel_size=4, dtype="float32", by_taps=False):
-        super().__init__("gen", kernel_size, dtype, by_taps)
+    def __init__(self, architecture, filters=64, kernel_size=4, dtype="float32", by_products=False):
+        super().__init__("gen", kernel_size, dtype, by_products)
         encoder = [(width * filters // 64 or 1, stride) for width, stride in architecture.encoder]
         decoder = [width * filters // 64 or 1 for width in architecture.decoder]
         self.dropouts = architecture.dropouts
@@ -193,8 +136,8 @@ class Generator(_Network):
 class Discriminator(_Network):
     """Conditional discriminator: (luma, color) -> a map of logits, one for each patch it sees."""
 
-    def __init__(self, units, filters=64, kernel_size=4, dtype="float32", by_taps=False):
-        super().__init__("dis", kernel_size, dtype, by_taps)
+    def __init__(self, units, filters=64, kernel_size=4, dtype="float32", by_products=False):
+        super().__init__("dis", kernel_size, dtype, by_products)
         self.units, channels = [], 4
         for i, (width, stride) in enumerate(units):
             width = width * filters // 64 or 1

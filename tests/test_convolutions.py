@@ -1,0 +1,54 @@
+"""Convolutions by matrix products, against Keras' own."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from src import convolutions
+from src.convolutions import Convolution, TransposedConvolution
+from src.model import Model
+
+
+@pytest.mark.parametrize("kernel_size", [2, 3, 4, 7])
+@pytest.mark.parametrize("ours, keras_own, side, stride", [
+    (Convolution, keras.layers.Conv2D, 16, 2), (Convolution, keras.layers.Conv2D, 8, 2),
+    (Convolution, keras.layers.Conv2D, 6, 3), (Convolution, keras.layers.Conv2D, 5, 2),
+    (Convolution, keras.layers.Conv2D, 4, 1), (Convolution, keras.layers.Conv2D, 2, 2),
+    (TransposedConvolution, keras.layers.Conv2DTranspose, 8, 2), (TransposedConvolution, keras.layers.Conv2DTranspose, 4, 2),
+    (TransposedConvolution, keras.layers.Conv2DTranspose, 1, 2)])
+def test_convolutions_by_products_are_keras_own(ours, keras_own, side, stride, kernel_size, monkeypatch):
+    """Forward and in every gradient; on a map of unknown size as well."""
+    monkeypatch.setattr(convolutions, "WIDE", 5)
+    x = tf.constant(np.random.default_rng(0).normal(size=(3, side, side, 5)), tf.float32)
+    layers, found = [make(6, kernel_size, stride, "same") for make in (ours, keras_own)], []
+    layers[0].by_products = True
+    layers[0].build(x.shape)
+    layers[1].build(x.shape)
+    layers[1].set_weights([weight + 0.1 for weight in layers[0].get_weights()])  # a bias as well
+    layers[0].set_weights(layers[1].get_weights())
+    for layer in layers:
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = layer(x)
+            loss = tf.reduce_sum(y ** 2)
+        found.append([y, *tape.gradient(loss, [x, layer.kernel.value, layer.bias.value])])
+    for value, expected in zip(*found):
+        np.testing.assert_allclose(value, expected, rtol=1e-4, atol=1e-5)
+    unknown = tf.function(layers[0], input_signature=[tf.TensorSpec((None, None, None, 5))])
+    np.testing.assert_allclose(unknown(x), found[0][0], rtol=1e-4, atol=1e-5)
+
+
+def test_products_are_for_the_cpu_without_xla():
+    """As many matrix products would keep a GPU waiting, and XLA compiling."""
+    for jit in (False, True):
+        model = Model("cifar10", filters=4, jit=jit)
+        assert all(layer.by_products is not jit for layer, _ in [*model.generator.encoder, *model.generator.decoder])
+
+
+def test_the_last_convolution_is_of_concatenated_parts():
+    layer = Convolution(3, 1)
+    parts = [tf.constant(np.random.default_rng(i).normal(size=(2, 4, 4, 5 + i)), tf.float32) for i in range(2)]
+    layer.build((None, None, None, 11))
+    layer.bias.assign([1, 2, 3])
+    np.testing.assert_allclose(layer.of_parts(parts), layer(tf.concat(parts, -1)), rtol=1e-4, atol=1e-5)
