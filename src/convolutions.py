@@ -84,11 +84,12 @@ class _Connections:
     def spread(self, small, kernel):
         """`of_small`, kernel (k, k, C, C') -> the large map (N, H, H, C): adjoint to `reduce`."""
         channels, all_columns = kernel.shape[2], [[] for _ in range(self.large)]
-        kernel = tf.transpose(kernel, (0, 3, 1, 2))  # once: products with a matrix yet to be transposed take a third longer
+        # Once, before it is cut: products with a matrix yet to be transposed take a third longer.
+        kernel = tf.transpose(tf.reshape(kernel, (self.taps, -1, kernel.shape[3])), (0, 2, 1))
         for y, (taps, columns) in zip(small, self.groups):
             rows = [[] for _ in range(self.large)]
             for row in self.rows:
-                weights = tf.reshape(kernel[row.tap, :, taps[0]:taps[-1] + 1], (-1, len(taps) * channels))
+                weights = kernel[row.tap, :, taps[0] * channels:(taps[-1] + 1) * channels]
                 _deal(tf.matmul(_flat(y[row.small]), weights), rows[row.large])
             columns = list(itertools.chain(*columns))
             pixels = tf.reshape(_sums(rows), (self.large, -1, len(columns) * channels))
@@ -192,8 +193,8 @@ class Convolution(keras.layers.Conv2D):
         """Of the concatenation of `parts` (N, H, W, C), which is not made: it would be the largest map of all. For kernels of
         one pixel."""
         kernels = tf.split(tf.cast(self.kernel, self.compute_dtype)[0, 0], [part.shape[-1] for part in parts])
-        return tf.add_n([tf.matmul(part, kernel) for part, kernel in zip(parts, kernels)]) + tf.cast(
-            self.bias, self.compute_dtype)
+        y = tf.add_n([tf.matmul(_flat(part), kernel) for part, kernel in zip(parts, kernels)])
+        return tf.reshape(y, tf.concat([tf.shape(parts[0])[:-1], y.shape[1:]], 0)) + tf.cast(self.bias, self.compute_dtype)
 
 
 class TransposedConvolution(keras.layers.Conv2DTranspose):

@@ -8,7 +8,7 @@ import pytest
 SRC = Path(__file__).parent.parent / "src"
 # Each row may import rows before its own, and in its own only what stands before it.
 ROWS = [
-    ["errors", "options", "color", "images", "losses"],
+    ["errors", "options", "color", "images", "losses", "convolutions"],
     ["dataset", "networks", "metrics", "logs", "devices"],
     ["pipeline", "model"],
     ["bundle", "checkpoint", "calibration"],
