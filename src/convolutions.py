@@ -72,10 +72,12 @@ class _Connections:
     def reduce(self, large, kernel):
         """`of_large`, kernel (k, k, C, C') -> the small map (N, h, h, C')."""
         channels, groups = kernel.shape[3], []
+        kernel = tf.reshape(kernel, (self.taps ** 2, -1, channels))  # so that its slices are no copies either
         for x, (taps, columns) in zip(large, self.groups):
             rows = [[] for _ in range(self.small)]
             for row in self.rows:
-                product = tf.matmul(_flat(x[row.large]), _flat(kernel[row.tap, taps[0]:taps[-1] + 1]))
+                first = row.tap * self.taps + taps[0]
+                product = tf.matmul(_flat(x[row.large]), _flat(kernel[first:first + len(taps)]))
                 _deal(product, rows[row.small])
             groups.append(tf.reshape(_sums(rows), (self.small, -1, len(columns) * channels)))
         y = tf.transpose(tf.concat(groups, 2), (1, 0, 2))
@@ -102,13 +104,15 @@ class _Connections:
     def correlate(self, large, small):
         """`of_large`, `of_small` -> the gradient of the kernel (k, k, C, C')."""
         channels = small[0].shape[2]
-        pixels = [[[] for _ in range(self.taps)] for _ in range(self.taps)]
+        pixels = [[] for _ in range(self.taps ** 2)]
         for x, y, (taps, _) in zip(large, small, self.groups):
             for row in self.rows:
                 product = tf.matmul(_flat(x[row.large]), _flat(y[row.small]), transpose_a=True)
-                _deal(product, pixels[row.tap][taps[0]:taps[-1] + 1])
-        zeros = tf.zeros((large[0].shape[2] // len(self.groups[0][0]), channels), small[0].dtype)  # where is only padding
-        return tf.stack([tf.stack([tf.add_n(some) if some else zeros for some in row]) for row in pixels])
+                first = row.tap * self.taps + taps[0]
+                _deal(product, pixels[first:first + len(taps)])
+        zeros = tf.zeros_like(next(filter(None, pixels))[0])  # where is only padding
+        kernel = tf.stack([tf.add_n(some) if some else zeros for some in pixels])
+        return tf.reshape(kernel, (self.taps, self.taps, -1, channels))
 
 
 def _flat(x):
