@@ -71,34 +71,34 @@ class _Connections:
 
     def reduce(self, large, kernel):
         """`of_large`, kernel (k, k, C, C') -> the small map (N, h, h, C')."""
-        channels, groups = kernel.shape[3], []
+        channels, rows = kernel.shape[3], [[] for _ in range(self.small)]
         kernel = tf.reshape(kernel, (self.taps ** 2, -1, channels))  # so that its slices are no copies either
         for x, (taps, columns) in zip(large, self.groups):
-            rows = [[] for _ in range(self.small)]
+            products = [[] for _ in range(self.small)]
             for row in self.rows:
                 first = row.tap * self.taps + taps[0]
-                product = tf.matmul(_flat(x[row.large]), _flat(kernel[first:first + len(taps)]))
-                _deal(product, rows[row.small])
-            groups.append(tf.reshape(_sums(rows), (self.small, -1, len(columns) * channels)))
-        y = tf.transpose(tf.concat(groups, 2), (1, 0, 2))
-        return tf.reshape(y, (-1, self.small, self.small, channels))
+                _deal(tf.matmul(_flat(x[row.large]), _flat(kernel[first:first + len(taps)])), products[row.small])
+            for row, some in zip(rows, products):
+                row.append(tf.reshape(tf.add_n(some), (-1, len(columns) * channels)))
+        return tf.reshape(tf.concat(list(itertools.chain(*rows)), 1), (-1, self.small, self.small, channels))
 
     def spread(self, small, kernel):
         """`of_small`, kernel (k, k, C, C') -> the large map (N, H, H, C): adjoint to `reduce`."""
-        channels, all_columns = kernel.shape[2], [[] for _ in range(self.large)]
+        channels, pixels = kernel.shape[2], [[[] for _ in range(self.large)] for _ in range(self.large)]
         # Once, before it is cut: products with a matrix yet to be transposed take a third longer.
         kernel = tf.transpose(tf.reshape(kernel, (self.taps, -1, kernel.shape[3])), (0, 2, 1))
         for y, (taps, columns) in zip(small, self.groups):
-            rows = [[] for _ in range(self.large)]
+            products = [[] for _ in range(self.large)]
             for row in self.rows:
                 weights = kernel[row.tap, :, taps[0] * channels:(taps[-1] + 1) * channels]
-                _deal(tf.matmul(_flat(y[row.small]), weights), rows[row.large])
+                _deal(tf.matmul(_flat(y[row.small]), weights), products[row.large])
             columns = list(itertools.chain(*columns))
-            pixels = tf.reshape(_sums(rows), (self.large, -1, len(columns) * channels))
-            for column, pixel in zip(columns, tf.split(pixels, len(columns), axis=2)):
-                all_columns[column].append(pixel)
-        x = tf.concat([tf.add_n(pixels) for pixels in all_columns], 2)
-        x = tf.transpose(tf.reshape(x, (self.stride, self.small, -1, self.large * channels)), (2, 1, 0, 3))
+            for row, some in zip(pixels, products):
+                parts = tf.reshape(tf.add_n(some), (-1, len(columns) * channels))
+                for column, part in zip(columns, tf.split(parts, len(columns), axis=1)):
+                    row[column].append(part)
+        rows = [pixels[i % self.stride * self.small + i // self.stride] for i in range(self.large)]  # out of phase order
+        x = tf.concat([tf.add_n(some) for row in rows for some in row], 1)
         return tf.reshape(x, (-1, self.large, self.large, channels))
 
     def correlate(self, large, small):
@@ -124,10 +124,6 @@ def _deal(product, lists):
     product = tf.reshape(product, (len(lists), -1, product.shape[1]))
     for i, some in enumerate(lists):
         some.append(product[i])
-
-
-def _sums(lists):
-    return tf.stack([tf.add_n(some) for some in lists])
 
 
 _connections = functools.cache(_Connections)
@@ -174,9 +170,9 @@ def _to_large(x, kernel, stride):
 
 @tf.custom_gradient
 def _add_bias(x, bias):
-    """Its gradient is a sum of its own: TensorFlow would let the routine for the kernel's gradient compute it as well, which
-    then takes up to five times as long."""
-    return tf.nn.bias_add(x, bias), lambda dy: (dy, tf.reduce_sum(dy, (0, 1, 2)))
+    """Its gradient is taken of a reshaped map: else TensorFlow lets the routine for the kernel's gradient compute it as well,
+    which then takes up to five times as long."""
+    return tf.nn.bias_add(x, bias), lambda dy: (dy, tf.raw_ops.BiasAddGrad(out_backprop=_flat(dy)))
 
 
 class Convolution(keras.layers.Conv2D):
