@@ -121,9 +121,8 @@ def _flat(x):
 
 def _deal(product, lists):
     """Appends a part of the product, of its rows, to each of the lists."""
-    product = tf.reshape(product, (len(lists), -1, product.shape[1]))
-    for i, some in enumerate(lists):
-        some.append(product[i])
+    for some, part in zip(lists, tf.unstack(tf.reshape(product, (len(lists), -1, product.shape[1])))):
+        some.append(part)
 
 
 _connections = functools.cache(_Connections)
