@@ -318,10 +318,10 @@ def _as_the_chief(options, more, strategy):
     if not devices.several_workers(strategy):
         return options
     ours = {**{f"--{name.replace('_', '-')}": value for name, value in _plain(options).items()}, **more}
-    told = np.zeros(2**14, np.int32)  # of one size everywhere
     text = json.dumps(ours).encode()
-    told[:len(text)] = list(text)
-    theirs = json.loads(bytes(devices.from_chief(strategy, told).numpy().tolist()).rstrip(b"\0"))
+    length = int(devices.from_chief(strategy, np.int32(len(text))))
+    told = np.int32(list(text[:length].ljust(length)))  # of one size everywhere
+    theirs = json.loads(bytes(devices.from_chief(strategy, told).numpy().tolist()))
     own = {"--dataset-path", "--checkpoints-path", "--gpu-ids", "--download"} | ({"--seed"} if options.seed_drawn else set())
     different = [f"{name} is {value} here and {theirs.get(name)} there" for name, value in ours.items()
                  if name not in own and value != theirs.get(name)]
