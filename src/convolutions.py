@@ -170,8 +170,11 @@ def _to_large(x, kernel, stride):
 @tf.custom_gradient
 def _add_bias(x, bias):
     """Its gradient is taken of a reshaped map: else TensorFlow lets the routine for the kernel's gradient compute it as well,
-    which then takes up to five times as long."""
-    return tf.nn.bias_add(x, bias), lambda dy: (dy, tf.raw_ops.BiasAddGrad(out_backprop=_flat(dy)))
+    which then takes up to five times as long. And in float32: a sum of thousands in bfloat16 stops growing."""
+    def gradient(dy):
+        return dy, tf.cast(tf.raw_ops.BiasAddGrad(out_backprop=tf.cast(_flat(dy), tf.float32)), dy.dtype)
+
+    return tf.nn.bias_add(x, bias), gradient
 
 
 class Convolution(keras.layers.Conv2D):
@@ -201,11 +204,13 @@ class TransposedConvolution(keras.layers.Conv2DTranspose):
     by_products = False
 
     def call(self, x):
+        if not self.by_products:
+            return super().call(x)
         kernel, bias = (tf.convert_to_tensor(weight) for weight in (self.kernel, self.bias))
         stride, (height, width) = self.strides[0], x.shape[1:3]
-        if self.by_products and _are_many(kernel, stride) and height == width and height and height * stride <= MIDDLE:
+        if _are_many(kernel, stride) and height == width and height and height * stride <= MIDDLE:
             return _add_bias(_to_large(x, kernel, stride), bias)
-        return super().call(x)
+        return _add_bias(keras.ops.conv_transpose(x, kernel, stride, "same"), bias)
 
 
 def _are_many(kernel, stride):

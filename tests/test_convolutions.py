@@ -39,6 +39,21 @@ def test_convolutions_by_products_are_keras_own(ours, keras_own, side, stride, k
     np.testing.assert_allclose(unknown(x), found[1][0], rtol=1e-4, atol=1e-5 * np.abs(found[1][0]).max())
 
 
+@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize("wide", [2, 3])  # at 3 the channels are too few for products
+@pytest.mark.parametrize("ours", [Convolution, TransposedConvolution])
+def test_gradients_of_biases_are_whole_sums(ours, wide, precision, monkeypatch):
+    """Thousands of like numbers, whose sum in 16 bits would stop growing on the way."""
+    monkeypatch.setattr(convolutions, "WIDE", wide)
+    layer = ours(2, 4, 2, "same", dtype=precision)
+    layer.by_products = True
+    layer.build((None, None, None, 2))
+    with tf.GradientTape() as tape:
+        y = layer(tf.zeros((128, 8, 8, 2)))
+        loss = tf.reduce_sum(tf.cast(y, tf.float32))
+    np.testing.assert_allclose(tape.gradient(loss, layer.bias.value), np.full(2, np.prod(y.shape[:3])), rtol=1e-2)
+
+
 def test_products_are_for_the_cpu_without_xla():
     """As many matrix products would keep a GPU waiting, and XLA compiling."""
     for jit in (False, True):
