@@ -173,7 +173,7 @@ def load_for_inference(options):
     if devices.cluster():
         print("Only training uses several workers: this process works alone, on everything.", flush=True)
     if len(options.gpu_ids) > 1:
-        print(f"Only training uses several GPUs: GPU {options.gpu_ids[0]} is taken.", flush=True)
+        print("Only training uses several devices: this takes one.", flush=True)
     path = options.checkpoints_path
     one = path.with_name(f"{path.name}.index").is_file()
     prefixes = [path] if one else candidates(path, options.name, options.dataset)

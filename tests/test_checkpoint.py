@@ -152,7 +152,7 @@ def test_the_generator_that_comes_with_the_repository(tmp_path, cli):
     result = cli("colorize.py", "--dataset", "cifar10", "--checkpoints-path", tmp_path, "--gpu-ids", "0,1",
                  "--test-input", tmp_path / "gray.png", "--test-output", tmp_path / "out")
     assert result.code == 0 and "published generator" in result.stdout, result.stderr
-    assert "Only training uses several GPUs" in result.stdout
+    assert "Only training uses several devices" in result.stdout
     colored = np.asarray(Image.open(tmp_path / "out" / "gray.png").convert("RGB")).astype(int)
     assert colored.shape == (64, 96, 3) and 2 < np.ptp(colored, -1).mean() < 128  # colors, and not any
 
