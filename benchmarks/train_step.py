@@ -119,7 +119,7 @@ def main():
         0, 256, (arguments.batch_size, *arguments.shape), dtype=np.uint8))
     product = matrix_product(arguments.matrix)
     seconds(product, 2)
-    seconds(lambda: model.train_step(images), arguments.warm_up)
+    warm_up = seconds(lambda: model.train_step(images), arguments.warm_up)
     # The matrix product before and after, for the machine's clock may change in between.
     products = seconds(product, 5)
     steps = seconds(lambda: model.train_step(images), arguments.iterations)
@@ -132,7 +132,7 @@ def main():
     result["ratio"] = result["flops_per_s"] / result["matrix_flops_per_s"]
     result |= {"device": devices.describe(), "jit": model.jit, "gflop_per_image": flops_per_image(model) / 1e9,
                "peak_memory_mb": peak_memory() / 1e6, "ms_per_iteration": 1e3 * step, "ms_least": 1e3 * min(steps),
-               "ms_most": 1e3 * max(steps)}
+               "ms_most": 1e3 * max(steps), "first_iteration_s": warm_up[0] if warm_up else None}
     print(f"{arguments.dataset}, {model.precision}, batches of {arguments.batch_size}, on {result['device']}: "
           f"{result['images_per_s']:.1f} images/s, {result['flops_per_s'] / 1e9:.1f} GFLOP/s; a float32 matrix product "
           f"{result['matrix_flops_per_s'] / 1e9:.1f} GFLOP/s; ratio {result['ratio']:.3f}", flush=True)

@@ -170,7 +170,7 @@ def _to_large(x, kernel, stride):
 @tf.custom_gradient
 def _add_bias(x, bias):
     """Its gradient is taken of a reshaped map: else TensorFlow lets the routine for the kernel's gradient compute it as well,
-    which then takes up to five times as long. And in float32: a sum of thousands in bfloat16 stops growing."""
+    which then takes up to five times as long. And in float32: on the CPU a sum of thousands in bfloat16 stops growing."""
     def gradient(dy):
         return dy, tf.cast(tf.raw_ops.BiasAddGrad(out_backprop=tf.cast(_flat(dy), tf.float32)), dy.dtype)
 
@@ -178,8 +178,8 @@ def _add_bias(x, bias):
 
 
 class Convolution(keras.layers.Conv2D):
-    """Keras' own, with padding "same"; with `by_products` as this module's head says, where the maps are square and small and
-    the channels many."""
+    """Keras' own, with padding "same", a square kernel and a bias; with `by_products` as this module's head says, where the
+    maps are square, small and of known size, as in training, and the channels many."""
     by_products = False
 
     def call(self, x):
@@ -193,10 +193,11 @@ class Convolution(keras.layers.Conv2D):
 
     def of_parts(self, parts):
         """Of the concatenation of `parts` (N, H, W, C), which is not made: it would be the largest map of all. For kernels of
-        one pixel."""
+        one pixel; in float32, for the bias's gradient is the sum of the result's."""
         kernels = tf.split(tf.cast(self.kernel, self.compute_dtype)[0, 0], [part.shape[-1] for part in parts])
         y = tf.add_n([tf.matmul(_flat(part), kernel) for part, kernel in zip(parts, kernels)])
-        return tf.reshape(y, tf.concat([tf.shape(parts[0])[:-1], y.shape[1:]], 0)) + tf.cast(self.bias, self.compute_dtype)
+        y = tf.reshape(y, tf.concat([tf.shape(parts[0])[:-1], y.shape[1:]], 0))
+        return tf.cast(y, tf.float32) + tf.cast(self.bias, tf.float32)
 
 
 class TransposedConvolution(keras.layers.Conv2DTranspose):

@@ -77,8 +77,8 @@ def moving_statistics(norm, x):
 
 
 def dropout(x, seed):
-    """Drops each element of x with probability DROPOUT. As TensorFlow's stateless_dropout, for a quarter of the random numbers:
-    a byte each is enough."""
+    """Drops each element of x with probability DROPOUT. Like TensorFlow's stateless_dropout, with other draws and a
+    quarter of the random numbers: a byte each is enough."""
     words = tf.random.stateless_uniform([(tf.size(x) + 3) // 4], seed, None, None, tf.int32)
     draws = tf.reshape(tf.reshape(tf.bitcast(words, tf.uint8), [-1])[:tf.size(x)], tf.shape(x))
     return tf.where(draws >= round(256 * DROPOUT), x / (1 - DROPOUT), tf.zeros_like(x))
@@ -138,7 +138,7 @@ class Generator(_Network):
             if dropout_seed is not None and i < self.dropouts:
                 x = dropout(x, dropout_seed + tf.constant([0, i], tf.int64))
             parts = [skip, x]
-        return tf.tanh(tf.cast(self.last.of_parts(parts), tf.float32))
+        return tf.tanh(self.last.of_parts(parts))
 
 
 class Discriminator(_Network):

@@ -54,11 +54,23 @@ def test_gradients_of_biases_are_whole_sums(ours, wide, precision, monkeypatch):
     np.testing.assert_allclose(tape.gradient(loss, layer.bias.value), np.full(2, np.prod(y.shape[:3])), rtol=1e-2)
 
 
-def test_products_are_for_the_cpu_without_xla():
+@pytest.mark.parametrize("jit, gpus, by_products", [(False, [], True), (True, [], False), (False, ["GPU"], False)])
+def test_products_are_for_the_cpu_without_xla(jit, gpus, by_products, monkeypatch):
     """As many matrix products would keep a GPU waiting, and XLA compiling."""
-    for jit in (False, True):
-        model = Model("cifar10", filters=4, jit=jit)
-        assert all(layer.by_products is not jit for layer, _ in [*model.generator.encoder, *model.generator.decoder])
+    monkeypatch.setattr(tf.config, "get_visible_devices", lambda kind=None: gpus)
+    model = Model("cifar10", filters=4, jit=jit)
+    assert all(layer.by_products is by_products for layer, _ in [*model.generator.encoder, *model.generator.decoder])
+
+
+@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16", "mixed_float16"])
+def test_the_last_bias_has_a_whole_sum_as_gradient(precision):
+    """Small numbers, which 16 bits would not add to what they have."""
+    layer = Convolution(3, 1, dtype=precision)
+    layer.build((None, None, None, 2))
+    part = tf.zeros((128, 32, 32, 1), layer.compute_dtype)
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_mean(tf.cast(layer.of_parts([part, part]), tf.float32))
+    np.testing.assert_allclose(tape.gradient(loss, layer.bias.value), np.full(3, 1 / 3), rtol=1e-2)
 
 
 def test_the_last_convolution_is_of_concatenated_parts():
