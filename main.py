@@ -5,7 +5,7 @@ import importlib
 import os
 import sys
 
-from src.dataset import DATASETS
+from src.data import DATASETS
 from src.errors import InputError
 from src.options import parse
 

@@ -17,14 +17,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from src import devices  # first, for it brings TensorFlow in quietly
-
-# isort: split
 import skimage.data
 from PIL import Image
 
-from src import checkpoint, colorization, evaluation, images, pipeline
-from src.dataset import DATASETS, Demo
+from src import checkpoints, colorization, devices, evaluation
+from src.data import DATASETS, Demo, images, pipeline
 from src.model import Model
 from src.options import parse
 
@@ -117,10 +114,10 @@ def main():
         photographs(folder / "pictures", own.colorized, 1152, 864)
         (folder / "runs" / "places365").mkdir(parents=True)
         model = Model("places365", filters=own.filters, seed=1)
-        checkpoint.save(model, folder / "runs" / "places365" / "CGAN_places365-0", {"dataset": "places365", "options": {}})
+        checkpoints.save(model, folder / "runs" / "places365" / "CGAN_places365-0", {"dataset": "places365", "options": {}})
         common = ["--dataset", "places365", "--checkpoints-path", str(folder / "runs"), "--gpu-ids", own.gpu_ids]
         options = parse([*common, "--dataset-path", str(folder / "data")], "evaluate", DATASETS)
-        model = checkpoint.load_for_inference(options)
+        model = checkpoints.load_for_inference(options)
         tests = DATASETS["places365"](folder / "data", "test")
         results = {"device": devices.describe(), "cores": os.cpu_count(), "filters": own.filters}
         found = {"evaluate": (options.batch_size, *evaluate(model, tests, options.batch_size), len(tests))}

@@ -25,8 +25,9 @@ sys.path.insert(0, str(ROOT))
 EMPTY = "from src import devices"
 INPUT = """
 import sys
-from src import devices, pipeline
-from src.dataset import open_dataset
+from src import devices
+from src.data import pipeline
+from src.data import open_dataset
 next(iter(pipeline.training_batches(open_dataset("places365", sys.argv[1], "train"), 16, 1)))"""
 TRAIN = """
 import os, sys, time, resource
@@ -49,7 +50,7 @@ def photographs(folder, count):
     import skimage.data
     from PIL import Image
 
-    from src.dataset import Demo
+    from src.data import Demo
 
     folder.mkdir(parents=True, exist_ok=True)
     pictures = [getattr(skimage.data, name)() for name in Demo.photographs]
@@ -66,8 +67,8 @@ def rates(folder, paths, batch_size, rounds, seconds):
     """images/s and CPU microseconds an image, of the pipeline and of bare decoding; the pipeline's memory in bytes."""
     import tensorflow as tf
 
-    from src.dataset import open_dataset
-    from src.pipeline import training_batches
+    from src.data import open_dataset
+    from src.data.pipeline import training_batches
 
     dataset, names = open_dataset("places365", folder, "train"), [str(path) for path in paths]
 

@@ -26,7 +26,7 @@ import numpy as np
 import tensorflow as tf
 from flops import flops_per_image
 
-from src.dataset import DATASETS
+from src.data import DATASETS
 from src.model import Model
 
 

@@ -1,7 +1,8 @@
 """sRGB, CIELAB and the networks' ranges: the only home of color constants."""
 
 import numpy as np
-import tensorflow as tf
+
+from src.backend import tf
 
 LUMA = (0.2989, 0.5870, 0.1140)  # ITU-R BT.601, as the original and MATLAB's rgb2gray have it
 LAB_OFFSET = np.float32([1, 0, 0])

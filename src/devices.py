@@ -4,36 +4,9 @@ import contextlib
 import functools
 import os
 import signal
-import tempfile
 
+from src.backend import tf
 from src.errors import InputError
-
-
-@contextlib.contextmanager
-def _quiet():
-    """Holds back what is written to stderr; shows it after all if the block fails."""
-    with tempfile.TemporaryFile() as held:
-        stderr = os.dup(2)
-        try:
-            os.dup2(held.fileno(), 2)
-            yield
-        except BaseException:
-            held.seek(0)
-            os.write(stderr, held.read())
-            raise
-        finally:
-            os.dup2(stderr, 2)
-            os.close(stderr)
-
-
-# TensorFlow greets with a screenful about CUDA before anything can turn it down; our own messages would drown in it.
-with contextlib.nullcontext() if "TF_CPP_MIN_LOG_LEVEL" in os.environ else _quiet():
-    # Several workers that lose one would be told so by TensorFlow at length, before they are by us.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3" if {"TF_CONFIG", "SLURM_STEP_NUM_TASKS"} & os.environ.keys() else "2")
-    import tensorflow as tf
-
-    tf.config.list_physical_devices("GPU")
-
 
 connected = False  # to other workers
 

@@ -1,17 +1,15 @@
 """Evaluation: every measure of every test image, beside trivial baselines, averaged once."""
 
-from src import devices  # noqa: F401  first, for it brings TensorFlow in quietly
-
-# isort: split
 import math
 import tempfile
 
 import numpy as np
-import tensorflow as tf
 from tqdm import tqdm
 
-from src import calibration, checkpoint, color, metrics, pipeline, report
-from src.dataset import open_dataset
+from src import checkpoints, color, metrics, report
+from src.backend import tf
+from src.checkpoints import calibration
+from src.data import open_dataset, pipeline
 from src.errors import InputError
 
 LOSSES = ("dis_loss", "dis_loss_real", "dis_loss_fake", "gen_loss", "gen_loss_gan", "gen_loss_l1")
@@ -29,7 +27,7 @@ def run(options):
     if options.save_calibrated and not options.calibrate:
         raise InputError("--save-calibrated True: there is nothing to save without --calibrate N")
     tests = open_dataset(options.dataset, options.dataset_path, "test", options.download)
-    model = checkpoint.load_for_inference(options)
+    model = checkpoints.load_for_inference(options)
     record = model.record
     if record["network"] != tests.network:
         raise InputError(f"{model.prefix}: its networks are {record['network']}'s, and --dataset {options.dataset} needs "
@@ -47,7 +45,7 @@ def run(options):
         calibrated = _calibrate(model, training, options, notes)
     if options.save_generator:
         try:
-            checkpoint.save_generator(model, options.save_generator)
+            checkpoints.save_generator(model, options.save_generator)
         except (OSError, tf.errors.OpError) as error:
             raise InputError(f"--save-generator {options.save_generator}: cannot be written ({error})") from error
         notes.append(f"The generator is also {options.save_generator}; use it with --checkpoints-path.")

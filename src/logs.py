@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from src import images
+from src import files
 
 # The original's columns, and what the losses are called here.
 COLUMNS = {"lossD": "dis_loss", "lossD_fake": "dis_loss_fake", "lossD_real": "dis_loss_real", "lossG": "gen_loss",
@@ -17,12 +17,12 @@ class Log:
     """Writes the scalars and pictures of one split, "train" or "test", of a run that goes on behind `step`."""
 
     def __init__(self, folder, split, step):
-        import tensorflow as tf  # here, so that reading and drawing need none
+        from src.backend import tf  # here, so that reading and drawing need none
 
         self.path, self.split, self.tf = Path(folder) / f"log_{split}.dat", split, tf
         lines = self.path.read_text().splitlines() if self.path.exists() else []
         kept = [line for line in lines if not line.startswith("#") and _step(line) <= step]  # what follows is redone
-        with images.beside(self.path) as part:
+        with files.atomic_write(self.path) as part:
             part.write_text("\n".join([HEADER, *kept, ""]))
         with self._written():
             self.writer = tf.summary.create_file_writer(str(Path(folder) / "tensorboard" / split))
@@ -87,5 +87,5 @@ def draw(folder, window, path):
         axes.spines[["top", "right"]].set_visible(False)
         if axes.lines:
             axes.legend(frameon=False, fontsize="small")
-    with images.beside(path) as part:
+    with files.atomic_write(path) as part:
         figure.savefig(part, format=Path(path).suffix[1:], dpi=100)

@@ -1,6 +1,6 @@
 """The two losses of the conditional GAN (Nazeri et al. 2018, section 2): pure functions, one value an image."""
 
-import tensorflow as tf
+from src.backend import tf
 
 
 def cross_entropy(logits, target):

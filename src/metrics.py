@@ -1,6 +1,6 @@
 """Measures of a colorization, one value an image: (N, H, W, 3) twice -> float32 (N,). Average them once, at the end."""
 
-import tensorflow as tf
+from src.backend import tf
 
 PSNR_CAP = 100.0  # decibels, for identical images: infinity would swallow every mean
 

@@ -2,10 +2,8 @@
 
 import functools
 
-import keras
-import tensorflow as tf
-
 from src import color, losses, metrics, networks
+from src.backend import keras, tf
 
 
 class Adam(keras.optimizers.Adam):

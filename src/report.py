@@ -14,8 +14,9 @@ from string import Template
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from src import images, logs
+from src import files, logs
 from src.color import LUMA
+from src.data import images
 
 TITLES = {"mae": "MAE %", "psnr": "PSNR dB", "ssim": "SSIM", "colorfulness": "colorful"}
 PAPER = "The paper's figures (Nazeri et al. 2018, 200 epochs) are quoted from memory; nothing here has measured them."
@@ -92,9 +93,9 @@ def write(folder, results, shown, names, images_names, values, record):
         names: of the measures, (protocol, measure); values: (images, measures).
         record: of the checkpoint.
     """
-    with images.beside(folder / "metrics.json") as part:
+    with files.atomic_write(folder / "metrics.json") as part:
         part.write_text(json.dumps(results, indent=1, allow_nan=False) + "\n")
-    with images.beside(folder / "per_image.csv") as part, open(part, "w", newline="", errors="surrogateescape") as file:
+    with files.atomic_write(folder / "per_image.csv") as part, open(part, "w", newline="", errors="surrogateescape") as file:
         writer = csv.writer(file)
         writer.writerow(["image", *(name if protocol == "metrics" else f"{protocol.removeprefix('metrics_')}/{name}"
                                     for protocol, name in names)])
@@ -103,7 +104,7 @@ def write(folder, results, shown, names, images_names, values, record):
                                                for name, error, original, output in group]
               for title, group in shown.items()}
     images.write(folder / "grid.png", _grid(groups))
-    with images.beside(folder / "report.html") as part:
+    with files.atomic_write(folder / "report.html") as part:
         part.write_bytes(_page(folder.parent, results, groups, record).encode(errors="replace"))
 
 

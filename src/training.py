@@ -1,8 +1,5 @@
 """The training loop: epochs, intervals, logs, pictures, saving and going on."""
 
-from src import devices  # first, for it brings TensorFlow in quietly
-
-# isort: split
 import argparse
 import contextlib
 import json
@@ -17,11 +14,11 @@ from importlib import metadata
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
 from tqdm import tqdm
 
-from src import checkpoint, color, images, logs, metrics, pipeline
-from src.dataset import open_dataset
+from src import checkpoints, color, devices, files, logs, metrics
+from src.backend import tf
+from src.data import images, open_dataset, pipeline
 from src.errors import InputError
 from src.model import Model
 
@@ -62,11 +59,11 @@ def _train(options, strategy):
         raise InputError(f"--sample-size {options.sample_size} is more than the {len(tests)} test images in "
                          f"{options.dataset_path}")
 
-    folder = checkpoint.RunFolder(options.checkpoints_path, options.name, options.dataset, options.keep, write=chief)
+    folder = checkpoints.RunFolder(options.checkpoints_path, options.name, options.dataset, options.keep, write=chief)
     prefixes = folder.checkpoints() if chief else []
     fixed = {"dataset": options.dataset, "images": dataset.fingerprint(), "network": dataset.network,
              **{name: getattr(options, name) for name in FIXED[3:]}}
-    before = checkpoint.first_readable(prefixes, lambda prefix: (prefix, checkpoint.describe(prefix))) if prefixes else None
+    before = checkpoints.first_readable(prefixes, lambda prefix: (prefix, checkpoints.describe(prefix))) if prefixes else None
     if before and options.seed_drawn:
         options.seed = before[1].get("options", {}).get("seed", options.seed)
     precision = devices.precision(options.precision)
@@ -76,7 +73,7 @@ def _train(options, strategy):
                   jit=devices.jit(options.jit, strategy), seed=options.seed, strategy=strategy)
     model.prepare_training(options.lr, options.lr_decay_rate, options.lr_decay_steps, options.beta1, options.l1_weight,
                            options.label_smoothing, options.acc_thresh, options.dis_lr_factor, options.augment)
-    newest = before and checkpoint.first_readable(prefixes, lambda prefix: _go_on(model, prefix, fixed, options))
+    newest = before and checkpoints.first_readable(prefixes, lambda prefix: _go_on(model, prefix, fixed, options))
     if newest and options.save:
         folder.prune(newest)  # a killed run may have saved, and not come to that
     if devices.several_workers(strategy):
@@ -290,7 +287,7 @@ class _Signals:
 def _go_on(model, prefix, fixed, options):
     """Restores a run from a checkpoint of ours, or starts one from the original's weights; says what has changed, and
     returns the prefix."""
-    record = checkpoint.describe(prefix)
+    record = checkpoints.describe(prefix)
     if record.get("original"):
         record |= {key: fixed[key] for key in ("dataset", "images", "color_space")}  # what it cannot tell
     differences = [f"{name} was {record.get(name)} and is {value}" for name, value in fixed.items()
@@ -298,7 +295,7 @@ def _go_on(model, prefix, fixed, options):
     if differences:
         raise InputError(f"{prefix} belongs to another training: {'; '.join(differences)}. Give its options, or another "
                          "--checkpoints-path or --name to start afresh")
-    checkpoint.restore(model, prefix, weights_only=bool(record.get("original")))
+    checkpoints.restore(model, prefix, weights_only=bool(record.get("original")))
     if record.get("original"):
         print(f"Starting from the weights of {prefix}, a checkpoint of the original program; Adam and the schedule start anew.")
         return prefix
@@ -337,7 +334,7 @@ def _plain(options):
 
 
 def _write_options(path, contents):
-    with images.beside(path) as part:
+    with files.atomic_write(path) as part:
         part.write_text(json.dumps(contents, indent=1) + "\n")
 
 

@@ -16,8 +16,9 @@ from src import devices
 import numpy as np, tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-from src import checkpoint, networks, pipeline
-from src.dataset import open_dataset
+from src import checkpoints, networks
+from src.data import pipeline
+from src.data import open_dataset
 from src.model import LossScale, Model
 import keras
 
@@ -30,7 +31,7 @@ def train(strategy, iterations, start=None):
     model.prepare_training()
     model.generator.dropouts = 0
     if start:
-        checkpoint.restore(model, start)
+        checkpoints.restore(model, start)
     step = int(model.step.numpy())
     batches = iter(model.strategy.distribute_datasets_from_function(lambda context: pipeline.training_batches(
         dataset, 16, 5, step, context=context)))
@@ -46,7 +47,7 @@ double, double_losses = train(two, 2)
 copies = {name: [x.numpy() for x in two.experimental_local_results(v)] for name, v in double.state().items()}
 single, single_losses = train(None, 2)
 for name, model in (("double", double), ("single", single)):
-    checkpoint.save(model, f"{sys.argv[1]}/{name}-2", {})
+    checkpoints.save(model, f"{sys.argv[1]}/{name}-2", {})
 with two.scope():  # one replica's gradients overflow float16: no replica's update, and half the scale for all
     weight = keras.Variable(1.0)
     scaled = LossScale(keras.optimizers.SGD(), initial_scale=8.0)

@@ -16,8 +16,8 @@ import tensorflow as tf
 from parity.write_tf1_checkpoint import write
 from PIL import Image
 
-from src import checkpoint, color, evaluation, report
-from src.dataset import DATASETS, open_dataset
+from src import checkpoints, color, evaluation, report
+from src.data import DATASETS, open_dataset
 from src.model import Model
 from src.options import parse
 
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Conversion from CIE-LAB")  # wil
 
 def load(folder, *arguments, dataset="demo"):
     options = parse(["--dataset", dataset, "--checkpoints-path", str(folder), *arguments], "evaluate", DATASETS)
-    return checkpoint.load_for_inference(options)
+    return checkpoints.load_for_inference(options)
 
 
 def metrics_json(folder, dataset="demo"):
@@ -49,7 +49,7 @@ def metrics_json(folder, dataset="demo"):
     ("cifar10", "lab", False), ("cifar10", "rgb", True), ("places365", "lab", True)])
 def test_recorded_runs(cli, tmp_path, monkeypatch, dataset, color_space, smoothing):
     opened = []
-    monkeypatch.setattr(checkpoint, "load_for_inference", lambda *args, load=checkpoint.load_for_inference: opened.append(
+    monkeypatch.setattr(checkpoints, "load_for_inference", lambda *args, load=checkpoints.load_for_inference: opened.append(
         load(*args)) or opened[-1])
     record = np.load(RECORDS / f"{dataset}-{color_space}.npz")
     pixels = record["input_rgb"]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from src.dataset import DATASETS
+from src.data import DATASETS
 from src.options import OPTIONS, parse
 
 ROOT = Path(__file__).parent.parent
@@ -99,6 +99,6 @@ def test_help_needs_no_tensorflow(script):
 
 def test_every_option_is_used_somewhere():
     """An option that is parsed and ignored lies to its user."""
-    rooms = "\n".join(path.read_text() for path in (ROOT / "src").glob("*.py") if path.name != "options.py")
+    rooms = "\n".join(path.read_text() for path in (ROOT / "src").rglob("*.py") if path.name != "options.py")
     for name, *_ in OPTIONS:
         assert f"options.{name.replace('-', '_')}" in rooms or f'"{name.replace("-", "_")}"' in rooms, name

@@ -16,7 +16,8 @@ import pytest
 from conftest import TINY, run
 from PIL import Image
 
-from src import checkpoint, dataset, pipeline
+from src import checkpoints
+from src.data import open_dataset, pipeline, places365
 
 ROOT = Path(__file__).parent.parent
 # 21 iterations of tiny networks, each of them logged: enough for kills at different places, and soon over.
@@ -75,9 +76,9 @@ class Training:
 
 def newest(folder):
     """The step of the newest checkpoint, 0 if there is none, once all that are on offer have been read from end to end."""
-    prefixes = checkpoint.candidates(folder, "CGAN", "demo")
+    prefixes = checkpoints.candidates(folder, "CGAN", "demo")
     for prefix in prefixes:
-        values = checkpoint.read(prefix)
+        values = checkpoints.read(prefix)
         assert all(np.isfinite(value).all() for name, value in values.items() if name != "record")
     return int(prefixes[0].name.rpartition("-")[2]) if prefixes else 0
 
@@ -91,8 +92,8 @@ def same(folder, reference):
     assert (folder / "log_train.dat").read_text() == (reference / "log_train.dat").read_text()
     for picture in reference.glob("samples/*"):
         assert (folder / "samples" / picture.name).read_bytes() == picture.read_bytes()
-    for prefix in checkpoint.candidates(reference, "CGAN", "demo"):
-        expected, found = checkpoint.read(prefix), checkpoint.read(folder / prefix.name)
+    for prefix in checkpoints.candidates(reference, "CGAN", "demo"):
+        expected, found = checkpoints.read(prefix), checkpoints.read(folder / prefix.name)
         assert found.keys() == expected.keys()
         assert {"gen/conv0/kernel/Adam", "dis/conv0/kernel/Adam_1", "gen/bn_conv0/moving_mean"} < expected.keys()
         for name in expected.keys() - {"record"}:  # that has the folder's path in it
@@ -129,8 +130,8 @@ def kill_again_and_again(folder, kills, seed, *more):
 SLOW = """
 import sys, time
 import main
-from src import checkpoint
-checkpoint.save = lambda *_: (print("the disk is slow", flush=True), time.sleep(60))
+from src import checkpoints
+checkpoints.save = lambda *_: (print("the disk is slow", flush=True), time.sleep(60))
 sys.exit(main.main(sys.argv[1:], "train"))
 """
 
@@ -198,7 +199,7 @@ def test_signals_save_and_stop_and_lose_nothing(histories):
     assert histories["whole"].result() == 0
     stopped, whole = (histories["folder"] / name / "demo" for name in ("stopped", "whole"))
     assert (stopped / "log_train.dat").read_text() == (whole / "log_train.dat").read_text()
-    expected, found = (checkpoint.read(folder / "CGAN_demo-21") for folder in (whole, stopped))
+    expected, found = (checkpoints.read(folder / "CGAN_demo-21") for folder in (whole, stopped))
     for name in expected.keys() - {"record"}:
         np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
 
@@ -247,7 +248,7 @@ def disk(tmp_path):
 def readable(folder):
     """The names of the checkpoints in a run's folder, newest first; all of them are whole."""
     newest(folder)
-    return [prefix.name for prefix in checkpoint.candidates(folder, "CGAN", "demo")]
+    return [prefix.name for prefix in checkpoints.candidates(folder, "CGAN", "demo")]
 
 
 def refused(result, *words):
@@ -299,7 +300,7 @@ def test_what_could_not_be_read_pushes_out_nothing_good(tmp_path):
     from src.model import Model
 
     model = Model("cifar10", filters=2)
-    folder = checkpoint.RunFolder(tmp_path, "CGAN", "demo", keep=1)
+    folder = checkpoints.RunFolder(tmp_path, "CGAN", "demo", keep=1)
     (tmp_path / "CGAN_demo-9.index").write_bytes(b"damaged")
     for step in (5, 6):
         model.step.assign(step)
@@ -317,7 +318,7 @@ def test_leftovers_of_a_killed_run_are_cleared_and_nothing_else(tmp_path):
     for name in rest + kept:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
-    checkpoint.RunFolder(tmp_path, "CGAN", "demo", keep=1)
+    checkpoints.RunFolder(tmp_path, "CGAN", "demo", keep=1)
     left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
     assert left == {".lock", *kept}
 
@@ -385,7 +386,7 @@ def folder(tmp_path):
 
 
 def test_unusable_files_are_named_once_and_change_no_other_files_turn(folder, tmp_path):
-    source, log = dataset.open_dataset("places365", folder, "train"), tmp_path / "unusable_files.log"
+    source, log = open_dataset("places365", folder, "train"), tmp_path / "unusable_files.log"
     assert len(source) == len(GOOD) + len(BAD) == 25
     unusable = pipeline.Unusable(log)
     batches = [batch.numpy() for batch in pipeline.training_batches(source, 5, 3, unusable=unusable).take(15)]
@@ -410,8 +411,8 @@ def test_unusable_files_are_named_once_and_change_no_other_files_turn(folder, tm
 @pytest.fixture
 def small_networks(monkeypatch):
     """Folders of pictures, for the networks for 32 pixels: those for 256 take half a minute to be made."""
-    monkeypatch.setattr(dataset.Places365, "network", "cifar10")
-    monkeypatch.setattr(dataset.Places365, "size", 32)
+    monkeypatch.setattr(places365.Places365, "network", "cifar10")
+    monkeypatch.setattr(places365.Places365, "size", 32)
 
 
 def train_on(folder, checkpoints, *more):
@@ -460,7 +461,7 @@ def test_fewer_images_than_a_batch_and_a_sample(folder, tmp_path, small_networks
 
 MEMORY = """
 import resource, sys
-from src import images
+from src.data import images
 for path in sys.argv[1:]:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     try:
@@ -523,5 +524,5 @@ def test_a_record_that_does_not_belong_to_its_variables_is_refused(tmp_path, lie
         tensors["global_step"] = tf.constant(lie["global_step"])
     tf.raw_ops.SaveV2(prefix=str(tmp_path / "x"), tensor_names=list(tensors), shape_and_slices=[""] * len(tensors),
                       tensors=list(tensors.values()))
-    with pytest.raises(checkpoint.Unreadable, match=r"x: its record is garbled \(.+\)$"):
-        checkpoint.describe(tmp_path / "x")
+    with pytest.raises(checkpoints.Unreadable, match=r"x: its record is garbled \(.+\)$"):
+        checkpoints.describe(tmp_path / "x")

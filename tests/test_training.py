@@ -17,7 +17,7 @@ from parity.write_tf1_checkpoint import write
 from PIL import Image
 
 from src import color, logs, networks, training
-from src.checkpoint import read
+from src.checkpoints import read
 from src.model import Model
 
 ROOT = Path(__file__).parent.parent

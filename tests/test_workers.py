@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from src import checkpoint, devices
+from src import checkpoints, devices
 from src.errors import InputError
 
 LINE = ("--dataset", "demo", "--filters", "4", "--seed", "7", "--gpu-ids", "-1", "--log-interval", "1", "--sample", "False")
@@ -52,7 +52,7 @@ def wait_for(process, word):
 
 def tensors(folder, step):
     prefix = folder / "demo" / f"CGAN_demo-{step}"
-    return {name: value for name, value in checkpoint.read(prefix).items() if name != "record" and "Adam" not in name}
+    return {name: value for name, value in checkpoints.read(prefix).items() if name != "record" and "Adam" not in name}
 
 
 @pytest.mark.slow
@@ -87,7 +87,7 @@ def test_a_worker_that_dies_ends_the_others_and_the_same_commands_go_on(tmp_path
     other.kill()
     _, errors = chief.communicate(timeout=60)
     assert chief.returncode == 2 and errors.count("\n") == 1 and "another worker has ended" in errors, errors
-    last = checkpoint.candidates(tmp_path / "demo", "CGAN", "demo")[0]
+    last = checkpoints.candidates(tmp_path / "demo", "CGAN", "demo")[0]
 
     chief, other = start_two(("train.py",), folders, *arguments)
     wait_for(chief, f"Going on from {last}")
@@ -95,7 +95,7 @@ def test_a_worker_that_dies_ends_the_others_and_the_same_commands_go_on(tmp_path
     other.send_signal(signal.SIGTERM)  # one is told, and all stop after the same iteration, which is saved
     output, errors = chief.communicate(timeout=60)
     assert (chief.returncode, other.wait(60)) == (143, 143), errors
-    last = checkpoint.candidates(tmp_path / "demo", "CGAN", "demo")[0]
+    last = checkpoints.candidates(tmp_path / "demo", "CGAN", "demo")[0]
     assert f"Stopped by SIGTERM after iteration {last.name.split('-')[1]}; the same command goes on" in output
 
 

@@ -13,20 +13,20 @@ ROOT = Path(__file__).parent.parent.parent
 WORKER = """
 import resource, sys
 from pathlib import Path
-from src import checkpoint
+from src import checkpoints
 from src.errors import InputError
 from src.model import Model
 
 model = Model("cifar10", filters=2)
 model.prepare_training()
-checkpoint.save(model, sys.argv[1], {"dataset": "demo", "options": {"seed": 1}})
+checkpoints.save(model, sys.argv[1], {"dataset": "demo", "options": {"seed": 1}})
 print("ready", flush=True)
 for line in sys.stdin:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     try:
-        record = checkpoint.describe(Path(line.strip()))
+        record = checkpoints.describe(Path(line.strip()))
         assert record["filters"] == 2 and record["network"] == "cifar10"
-        checkpoint.restore(model, Path(line.strip()))
+        checkpoints.restore(model, Path(line.strip()))
         answer = "used"
     except InputError as error:
         answer = f"refused: {' '.join(str(error).split())}"

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import strategies as st
 from mutation import COUNTS, mutated, try_all
 from test_turing import make_trials
-from test_turing_web import Client, serving
+from test_web import Client, serving
 
-from src import turing_trials
+from src.turing import trials as turing_trials
 
 
 def request(call, words):

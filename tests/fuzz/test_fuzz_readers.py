@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from mutation import COUNTS, mutated, try_all
 from PIL import Image
 
-from src import dataset, images, options
+from src import options
+from src.data import DATASETS, cifar10, images
 from src.errors import InputError
 
 ROOT = Path(__file__).parent.parent.parent
@@ -71,7 +72,7 @@ def test_cifar10_batches(tmp_path, inputs, examples):
     def check(contents):
         path.write_bytes(contents)
         try:
-            pixels = dataset._cifar_batch(path)
+            pixels = cifar10._cifar_batch(path)
             assert pixels.dtype == np.uint8 and pixels.shape[1:] == (3072,)
         except InputError as error:
             assert str(error).startswith(f"{path}: no CIFAR-10 batch (") and len(str(error)) < 2000
@@ -84,7 +85,7 @@ def test_cifar10_batches_cut_anywhere(tmp_path):
     for length in [*range(250), *range(250, len(whole) - 100, 7), *range(len(whole) - 100, len(whole))]:
         (tmp_path / "batch").write_bytes(whole[:length])
         with pytest.raises(InputError, match="batch: no CIFAR-10 batch"):
-            dataset._cifar_batch(tmp_path / "batch")
+            cifar10._cifar_batch(tmp_path / "batch")
 
 
 RECONSTRUCT = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(%stU\x01btR"
@@ -104,12 +105,12 @@ BOMBS = {
 MEASURE = """
 import resource, sys, time
 from pathlib import Path
-from src import dataset
+from src.data import cifar10
 from src.errors import InputError
 resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
 before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
 try:
-    print(dataset._cifar_batch(Path(sys.argv[1])).shape)
+    print(cifar10._cifar_batch(Path(sys.argv[1])).shape)
 except InputError as error:
     print(error, file=sys.stderr)
 assert time.monotonic() - started < 5
@@ -178,7 +179,7 @@ def test_command_lines(examples):
         out, err = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             try:
-                parsed = options.parse(words, mode, dataset.DATASETS)
+                parsed = options.parse(words, mode, DATASETS)
             except SystemExit as stop:
                 assert stop.code == 2 or (stop.code == 0 and "usage" in out.getvalue()), stop.code
                 assert stop.code == 0 or ": error: " in err.getvalue()

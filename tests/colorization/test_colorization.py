@@ -14,11 +14,12 @@ import pytest
 from PIL import Image, ImageCms, PngImagePlugin
 from skimage.color import lab2rgb, rgb2lab
 
-from src import colorization, images
+from src import colorization
 from src.color import LUMA
+from src.data import images
 from src.errors import InputError
 
-ROOT = str(Path(colorization.__file__).parents[1])
+ROOT = str(Path(colorization.__file__).parents[2])
 LOSSLESS = {".webp": {"lossless": True, "exact": True}}
 
 
@@ -47,7 +48,7 @@ class StandIn:
 def go(monkeypatch, tmp_path):
     """go(*inputs, model=, **options) -> exit code of a run into tmp_path/out."""
     def go(*inputs, model=None, **changed):
-        monkeypatch.setattr("src.checkpoint.load_for_inference", lambda options: model or StandIn())
+        monkeypatch.setattr("src.checkpoints.load_for_inference", lambda options: model or StandIn())
         options = {"test_input": list(inputs), "test_output": tmp_path / "out", "batch_size": 4, "size": 0,
                    "lightness": "original", "overwrite": False} | changed
         return colorization.run(Namespace(**options))

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from src import convolutions
-from src.convolutions import Convolution, TransposedConvolution
 from src.model import Model
+from src.networks import convolutions
+from src.networks.convolutions import Convolution, TransposedConvolution
 
 
 @pytest.mark.parametrize("kernel_size", [2, 3, 4, 7])

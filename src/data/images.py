@@ -2,7 +2,6 @@
 
 import os
 import struct
-import threading
 import warnings
 from contextlib import contextmanager
 from io import BytesIO
@@ -11,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import simplejpeg
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+
+from src import files
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")  # no other decoder of Pillow's ever sees a stranger's bytes
 # Damaged metadata is no news to a reader of pixels, and every read has a size limit of its own, below. Pillow's error
@@ -149,25 +150,12 @@ def fit(rgb, size):
     return np.asarray(ImageOps.fit(Image.fromarray(rgb), (size, size), Image.Resampling.BICUBIC))
 
 
-@contextmanager
-def beside(path):
-    """A path to write to in the folder of `path`; renamed to `path` when the block ends well, removed when not."""
-    path = Path(path)
-    part = path.with_name(f".{os.getpid()}-{threading.get_ident():x}.part")  # short: `path` may be as long as names get
-    try:
-        yield part
-        part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-
-
 def save(path, image, format=None, **kept):
     """Writes a PIL image beside `path` and renames it. Format: as given, or by suffix; quality 95, JPEG without chroma
     subsampling. `kept`: Pillow's save parameters (exif, icc_profile, dpi, ...)."""
     format = format or Image.registered_extensions()[Path(path).suffix.lower()]
     quality = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"quality": 95}}.get(format, {})
-    with beside(path) as part:
+    with files.atomic_write(path) as part:
         if format == "BMP" and image.mode == "RGBA":
             part.write_bytes(_bmp_header(image) + image.tobytes("raw", "BGRA", 0, -1))
         else:

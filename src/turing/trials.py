@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from src.errors import InputError
-from src.turing_score import summarize
+from src.turing.score import summarize
 
 
 class Pair(NamedTuple):

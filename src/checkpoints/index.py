@@ -1,13 +1,11 @@
 """The index of a checkpoint (a TensorFlow bundle): read and checked here, since TensorFlow's reader aborts on a forged one."""
 
-from src import devices  # noqa: F401  first, for it brings TensorFlow in quietly
-
-# isort: split
 import math
 from pathlib import Path
 
-import tensorflow as tf
 from tensorflow.core.protobuf.tensor_bundle_pb2 import BundleEntryProto, BundleHeaderProto
+
+from src.backend import tf
 
 FOOTER, MAGIC = 48, (0xDB4775248B80FB57).to_bytes(8, "little")  # an index is a LevelDB table, without compression
 

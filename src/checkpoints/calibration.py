@@ -3,10 +3,11 @@
 from types import SimpleNamespace
 
 import numpy as np
-import tensorflow as tf
 from tqdm import tqdm
 
-from src import checkpoint, images, networks, pipeline
+from src import checkpoints, networks
+from src.backend import tf
+from src.data import images, pipeline
 
 
 class Sample:
@@ -100,10 +101,10 @@ def save(model, dataset, images_used, options):
     original = record.get("original")
     if original:
         record |= {"dataset": options.dataset, "images": dataset.fingerprint()}
-    kept = {} if original else checkpoint.read(model.prefix)
+    kept = {} if original else checkpoints.read(model.prefix)
     kept.pop("record", None)
     folder = model.prefix.parent / "calibrated" / options.dataset
     folder.mkdir(parents=True, exist_ok=True)
     prefix = folder / f"{options.name}_{options.dataset}-{int(model.step.numpy())}"
-    checkpoint.save(SimpleNamespace(state=lambda: {**kept, **model.state()}, record=record), prefix, {})
+    checkpoints.save(SimpleNamespace(state=lambda: {**kept, **model.state()}, record=record), prefix, {})
     return prefix

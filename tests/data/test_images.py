@@ -13,9 +13,10 @@ import pytest
 import tifffile
 from PIL import Image, ImageCms
 
-from src import images
+from src import files
+from src.data import images
 
-ROOT = str(images.Path(images.__file__).parents[1])
+ROOT = str(images.Path(images.__file__).parents[2])
 
 
 @pytest.fixture(scope="module")
@@ -216,7 +217,7 @@ def test_a_bomb_is_refused_from_its_header(tmp_path, format):
     program = f"""
 import resource, sys
 sys.path.insert(0, {ROOT!r})
-from src import images
+from src.data import images
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:
     images.read_rgb({str(tmp_path / "bomb")!r})
@@ -254,7 +255,7 @@ def test_write(tmp_path, rgb):
 
 def test_a_write_that_fails_leaves_what_was_there(tmp_path, rgb):
     images.write(tmp_path / "a.png", rgb)
-    with pytest.raises(RuntimeError), images.beside(tmp_path / "a.png") as part:
+    with pytest.raises(RuntimeError), files.atomic_write(tmp_path / "a.png") as part:
         part.write_bytes(b"half")
         raise RuntimeError
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]

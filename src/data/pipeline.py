@@ -3,10 +3,10 @@
 import threading
 
 import numpy as np
-import tensorflow as tf
 
+from src.backend import tf
+from src.data.images import ImageError, is_gray
 from src.errors import InputError
-from src.images import ImageError, is_gray
 
 
 class Unusable:

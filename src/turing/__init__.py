@@ -10,10 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from src import images, turing_score, turing_web, turing_window
-from src.dataset import open_dataset
+from src import files
+from src.data import images, open_dataset
 from src.errors import InputError
-from src.turing_trials import Pair, Row, Trials, read_rows
+from src.turing import score as turing_score
+from src.turing import web as turing_web
+from src.turing import window as turing_window
+from src.turing.trials import Pair, Row, Trials, read_rows
 
 
 def draw(dataset, count: int, seed: int) -> tuple[list[str], np.ndarray]:
@@ -61,7 +64,7 @@ def _report(folder: Path, test: dict | None, rows: list[Row]):
 
 def _write(file: Path, data: bytes):
     try:
-        with images.beside(file) as part:
+        with files.atomic_write(file) as part:
             part.write_bytes(data)
     except OSError as error:
         raise InputError(f"{file}: cannot be written ({error.strerror})") from error
@@ -129,7 +132,7 @@ def run(options) -> int:
     dataset = open_dataset(options.dataset, options.dataset_path, "test", options.download)
     names, originals = draw(dataset, options.test_size, test["seed"])
 
-    from src.checkpoint import load_for_inference
+    from src.checkpoints import load_for_inference
 
     model = load_for_inference(options)
     if model.size != dataset.size:

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from src.images import ImageError
-from src.pipeline import Unusable, test_batches, training_batches
+from src.data.images import ImageError
+from src.data.pipeline import Unusable, test_batches, training_batches
 
 test_batches.__test__ = False  # for pytest
 

@@ -16,8 +16,10 @@ import numpy as np
 import pytest
 from test_turing import ROOT, make_trials, opposite
 
-from src import turing_score, turing_trials, turing_web
 from src.errors import InputError
+from src.turing import score as turing_score
+from src.turing import trials as turing_trials
+from src.turing import web as turing_web
 
 
 @contextmanager
@@ -283,7 +285,8 @@ class Elsewhere:
 
     def __init__(self, file, count, port=0):
         code = (
-            "import sys; sys.path[:0] = ['.', 'tests']; from test_turing import make_trials; from src import turing_web\n"
+            "import sys; sys.path[:0] = ['.', 'tests/turing']; from test_turing import make_trials\n"
+            "from src.turing import web as turing_web\n"
             f"turing_web.Server({port}).ask(make_trials(sys.argv[1], count={count}), 'me')"
         )
         self.process = subprocess.Popen([sys.executable, "-c", code, file], cwd=ROOT, stdout=subprocess.PIPE)
@@ -336,7 +339,7 @@ def test_a_taken_port(tmp_path):
 
 
 def test_the_page_needs_nothing_from_elsewhere():
-    page = Path(turing_web.__file__).with_name("turing.html").read_text()
+    page = Path(turing_web.__file__).with_name("page.html").read_text()
     for word in ("http:", "https:", "//cdn", "innerHTML", "insertAdjacent", "document.write", "eval("):
         assert word not in page
 

@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 from test_turing import ROOT, make_trials
 
-from src import turing_score, turing_trials
+from src.turing import score as turing_score
+from src.turing import trials as turing_trials
 
 SIZE = 16  # pixels of the test's images
 PROGRAM = """
 import sys
-sys.path[:0] = [".", "tests"]
+sys.path[:0] = [".", "tests/turing"]
 from test_turing import make_trials
-from src import turing_window
+from src.turing import window as turing_window
 from src.errors import InputError
 print(turing_window.available(), flush=True)
 for person, count, delay in (("hurried", 6, 2.0), ("knows", 3, 0.0), ("unlucky/one", 2, 0.0)):

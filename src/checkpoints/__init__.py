@@ -4,9 +4,6 @@ Both are TensorFlow's tensor bundles, PREFIX.index and PREFIX.data-*, of plain t
 also hold `record`, a JSON text that tells how to build the networks again. Nothing in them is ever executed.
 """
 
-from src import devices  # first, for it brings TensorFlow in quietly
-
-# isort: split
 import contextlib
 import fcntl
 import json
@@ -19,9 +16,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-import tensorflow as tf
 
-from src import bundle, images, networks
+from src import devices, files, networks
+from src.backend import tf
+from src.checkpoints import index
 from src.errors import InputError
 from src.model import Model
 
@@ -50,7 +48,7 @@ def read(prefix, wanted=None):
 def shapes(prefix):
     """Returns a dict of tensor name -> list of int, from the index alone."""
     try:
-        return bundle.shapes(prefix)
+        return index.shapes(prefix)
     except Exception as error:
         raise Unreadable(f"{prefix}: this checkpoint cannot be read ({_first_line(error)})") from error
 
@@ -229,7 +227,7 @@ def save(model, prefix, record):
         os.close(folder)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
-    with images.beside(prefix.with_name("checkpoint")) as part:  # TensorFlow's own tools look into it
+    with files.atomic_write(prefix.with_name("checkpoint")) as part:  # TensorFlow's own tools look into it
         part.write_text(f'model_checkpoint_path: "{prefix.name}"\nall_model_checkpoint_paths: "{prefix.name}"\n')
 
 

@@ -2,10 +2,8 @@
 
 from typing import NamedTuple
 
-import keras
-import tensorflow as tf
-
-from src.convolutions import Convolution, TransposedConvolution
+from src.backend import keras, tf
+from src.networks.convolutions import Convolution, TransposedConvolution
 
 
 class Architecture(NamedTuple):

@@ -14,8 +14,8 @@ import tensorflow as tf
 from conftest import TINY
 from PIL import Image
 
-from src import checkpoint
-from src.dataset import DATASETS
+from src import checkpoints
+from src.data import DATASETS
 from src.errors import InputError
 from src.model import Model
 from src.options import parse
@@ -45,7 +45,7 @@ def original(prefix, network="cifar10", optimizers=True, **arguments):
 
 
 def opened(folder, dataset="cifar10", *more):
-    return checkpoint.load_for_inference(parse(
+    return checkpoints.load_for_inference(parse(
         ["--dataset", dataset, "--checkpoints-path", str(folder), *more], "evaluate", DATASETS))
 
 
@@ -100,7 +100,7 @@ def test_nothing_is_half_loaded(tmp_path):
     prefix = bundle(tmp_path / "x", changed(lambda t: t.update({
         "gen/conv0/kernel": np.ones((4, 4, 1, 4), np.float32), "gen/conv_last/bias": np.zeros(4, np.float32)}))(model))
     with pytest.raises(InputError):
-        checkpoint.restore(model, prefix)
+        checkpoints.restore(model, prefix)
     for name, value in model.state().items():
         np.testing.assert_array_equal(value, before[name])
 
@@ -128,10 +128,10 @@ def test_a_generator_to_pass_on(tiny_checkpoint, tmp_path, cli):
     refused = cli("test-eval.py", "--dataset", "demo", "--checkpoints-path", tiny_checkpoint, "--save-generator",
                   tmp_path / "file" / "pretrained")
     assert refused.code == 2 and refused.stderr.count("\n") == 1 and "--save-generator" in refused.stderr
-    names = checkpoint.shapes(prefix).keys() - {"record", "global_step"}
+    names = checkpoints.shapes(prefix).keys() - {"record", "global_step"}
     assert names and all(name.startswith("gen/") and "Adam" not in name for name in names)
-    assert checkpoint.read(prefix, ["gen/conv0/kernel"])["gen/conv0/kernel"].dtype == np.float16
-    assert "_path" not in checkpoint.read(prefix, ["record"])["record"].decode()
+    assert checkpoints.read(prefix, ["gen/conv0/kernel"])["gen/conv0/kernel"].dtype == np.float16
+    assert "_path" not in checkpoints.read(prefix, ["record"])["record"].decode()
     whole, small = opened(tiny_checkpoint, "demo"), opened(tmp_path, "demo")
     assert small.prefix == prefix and small.step == whole.step == 2
     assert np.abs(small.colorize(IMAGES).astype(int) - whole.colorize(IMAGES)).max() <= 1
@@ -145,7 +145,7 @@ def test_a_generator_to_pass_on(tiny_checkpoint, tmp_path, cli):
 
 def test_the_generator_that_comes_with_the_repository(tmp_path, cli):
     """In a fresh clone one command colorizes a gray photograph."""
-    shutil.copytree(Path(__file__).parent.parent / "checkpoints" / "cifar10", tmp_path / "cifar10",
+    shutil.copytree(Path(__file__).parents[2] / "checkpoints" / "cifar10", tmp_path / "cifar10",
                     ignore=lambda folder, names: [name for name in names if not name.startswith("pretrained.")])
     gray = Image.fromarray(skimage.data.astronaut()).convert("L").resize((96, 64))
     gray.save(tmp_path / "gray.png")
@@ -176,7 +176,7 @@ def spoil(path, how):
     elif path.suffix == ".index":
         contents[len(contents) // 3] ^= 4
     else:  # in a tensor that everybody needs
-        kernel = checkpoint.read(path.with_suffix(""), ["gen/conv3/kernel"])["gen/conv3/kernel"]
+        kernel = checkpoints.read(path.with_suffix(""), ["gen/conv3/kernel"])["gen/conv3/kernel"]
         contents[contents.index(kernel.tobytes()) + 50] ^= 4
     path.write_bytes(contents)
 
@@ -216,21 +216,21 @@ def test_saving_keeps_the_last_few_and_clears_leftovers(tmp_path):
     (tmp_path / ".saving-CGAN_demo-9").mkdir(parents=True)
     (tmp_path / ".saving-CGAN_demo-9" / "part").write_text("left by a killed run")
     original(tmp_path / "CGAN_demo")
-    folder, model = checkpoint.RunFolder(tmp_path, "CGAN", "demo", keep=2), Model("cifar10", filters=4)
+    folder, model = checkpoints.RunFolder(tmp_path, "CGAN", "demo", keep=2), Model("cifar10", filters=4)
     for step in (5, 10, 100):
         model.step.assign(step)
         folder.save(model, {"dataset": "demo"})
     assert [prefix.name for prefix in folder.checkpoints()] == ["CGAN_demo-100", "CGAN_demo-10", "CGAN_demo"]
     assert not list(tmp_path.glob(".saving*"))
-    record = checkpoint.describe(tmp_path / "CGAN_demo-100")
+    record = checkpoints.describe(tmp_path / "CGAN_demo-100")
     assert record["step"] == 100 and record["dataset"] == "demo" and record["filters"] == 4
-    stored = json.loads(checkpoint.read(tmp_path / "CGAN_demo-100", ["record"])["record"])
+    stored = json.loads(checkpoints.read(tmp_path / "CGAN_demo-100", ["record"])["record"])
     assert stored["network"] == "cifar10"
 
 
 FULL = """
 import resource, sys, signal
-from src import checkpoint
+from src import checkpoints
 from src.model import Model
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))  # as if the disk were full: a write fails half way
@@ -243,7 +243,7 @@ def test_a_save_that_fails_leaves_the_checkpoints_before(two):
     before = {path.name: path.read_bytes() for path in two.glob("CGAN*")}
     result = subprocess.run([sys.executable, "-c", FULL, *TINY, "--checkpoints-path", two.parent, "--epochs", "2", "--log", "0",
                              "--sample", "0", "--validate", "0"], capture_output=True, text=True,
-                            cwd=Path(__file__).parent.parent)
+                            cwd=Path(__file__).parents[2])
     assert result.returncode == 2 and "could not be saved" in result.stderr and "Traceback" not in result.stderr, result.stderr
     assert {path.name: path.read_bytes() for path in two.glob("CGAN*")} == before
     assert not list(two.glob(".saving*"))

@@ -18,11 +18,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from src import images, turing, turing_score, turing_trials, turing_web
+from src import turing
+from src.data import images
 from src.errors import InputError
-from src.turing_trials import Pair, Row, Trials
+from src.turing import score as turing_score
+from src.turing import trials as turing_trials
+from src.turing import web as turing_web
+from src.turing.trials import Pair, Row, Trials
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 class Photos:
@@ -220,7 +224,7 @@ def test_a_spoiled_file_is_named_with_the_line(tmp_path, line):
 
 def test_sigkill_loses_no_answer(tmp_path):
     code = (
-        "import sys; sys.path[:0] = ['.', 'tests']; from test_turing import make_trials\n"
+        "import sys; sys.path[:0] = ['.', 'tests/turing']; from test_turing import make_trials\n"
         "trials = make_trials(sys.argv[1], count=9_000, size=2)\n"
         "for i in range(1, 9_000): trials.answer('anna', i, 'left', 1.0); print(i, flush=True)"
     )
@@ -272,7 +276,7 @@ def house(tmp_path, monkeypatch):
     monkeypatch.setattr(turing, "open_dataset", lambda name, folder, split, download: Photos(getattr(options, "photos", 20)))
     monkeypatch.setattr(turing_web, "Server", Page)
     checkpoint = types.SimpleNamespace(load_for_inference=lambda options: Network())
-    monkeypatch.setitem(sys.modules, "src.checkpoint", checkpoint)
+    monkeypatch.setitem(sys.modules, "src.checkpoints", checkpoint)
     monkeypatch.setattr(sys.modules["src"], "checkpoint", checkpoint, raising=False)
     options = Namespace(
         seed=3, seed_drawn=False, dataset="demo", dataset_path=tmp_path, checkpoints_path=tmp_path / "demo", batch_size=4,
@@ -324,7 +328,7 @@ def test_a_network_for_other_images_is_refused(house, monkeypatch):
 def test_no_window_without_a_display(house):
     house.ui = "window"
     environment = {k: v for k, v in os.environ.items() if k not in ("DISPLAY", "WAYLAND_DISPLAY", "MPLBACKEND")}
-    code = "import sys; from src import turing_window; sys.exit(turing_window.available())"
+    code = "import sys; from src.turing import window as turing_window; sys.exit(turing_window.available())"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment).returncode == 0
 
 

@@ -11,8 +11,7 @@ import functools
 import itertools
 from typing import NamedTuple
 
-import keras
-import tensorflow as tf
+from src.backend import keras, tf
 
 SMALL = 8  # pixels, the side of the larger map; above, only the gradient of the kernel is faster by products
 MIDDLE = 16  # and above this, nothing is

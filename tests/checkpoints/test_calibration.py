@@ -7,8 +7,9 @@ import pytest
 import tensorflow as tf
 from conftest import TINY
 
-from src import calibration, checkpoint, networks
-from src.dataset import DATASETS, Demo, open_dataset
+from src import checkpoints, networks
+from src.checkpoints import calibration
+from src.data import DATASETS, Demo, open_dataset
 from src.model import Model
 from src.options import parse
 
@@ -76,7 +77,7 @@ def test_sample_leaves_out_gray_images_and_takes_no_more_than_there_are():
 
 
 def load(folder):
-    return checkpoint.load_for_inference(parse(["--dataset", "demo", "--checkpoints-path", str(folder)], "turing", DATASETS))
+    return checkpoints.load_for_inference(parse(["--dataset", "demo", "--checkpoints-path", str(folder)], "turing", DATASETS))
 
 
 def report(folder):
@@ -105,7 +106,7 @@ def test_original_calibrated_and_saved_as_one_of_ours(cli, tmp_path, monkeypatch
     np.testing.assert_allclose(saved.generator(gray, normalize=networks.moving_statistics),
                                saved.generator(gray, normalize=networks.batch_statistics), atol=1e-3)
     assert load(tmp_path).normalization == "batch"  # the original is as it was
-    assert checkpoint.describe(saved.prefix)["images"] == open_dataset("demo", "", "train").fingerprint()
+    assert checkpoints.describe(saved.prefix)["images"] == open_dataset("demo", "", "train").fingerprint()
 
 
 @pytest.mark.slow

@@ -51,7 +51,7 @@ class Server(ThreadingHTTPServer):
     def ask(self, trials, login: str):
         """Serve the test until Ctrl-C, which is raised again."""
         self.trials = trials
-        page = Path(__file__).with_name("turing.html").read_bytes()
+        page = Path(__file__).with_name("page.html").read_bytes()
         test = json.dumps({"total": len(trials), "delay": trials.delay, "size": trials.size})
         self.page = page.replace(b"{{test}}", test.replace('"', "&quot;").encode())
         script = re.search(rb"<script>(.*)</script>", page, re.DOTALL)[1]

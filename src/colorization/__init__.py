@@ -28,7 +28,7 @@ from PIL import Image, PngImagePlugin
 from skimage.color import rgb2xyz
 from tqdm import tqdm
 
-from src import images
+from src.data import images
 from src.errors import InputError
 
 MAX_PIXELS = 120_000_000  # of one file, and of all that are decoded at one time: 8 to 16 bytes each
@@ -46,7 +46,7 @@ def run(options):
     original or (without options.overwrite) an existing file.
     """
     jobs, failures = plan(options.test_input, options.test_output, options.overwrite)
-    from src.checkpoint import load_for_inference  # TensorFlow takes seconds: not before the files are known
+    from src.checkpoints import load_for_inference  # TensorFlow takes seconds: not before the files are known
 
     model = load_for_inference(options)
     failures += colorize(model, jobs, options.batch_size, options.size or model.size, options.lightness == "network")

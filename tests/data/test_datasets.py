@@ -13,10 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from src import dataset
-from src.dataset import Cifar10, open_dataset
+from src.data import Cifar10, open_dataset, places365
+from src.data.images import ImageError
 from src.errors import InputError
-from src.images import ImageError
 
 RNG = np.random.default_rng(0)
 
@@ -188,7 +187,7 @@ def test_the_list_is_cached_and_rebuilt_when_it_no_longer_matches(places, monkey
         raise AssertionError("listed again")
 
     with monkeypatch.context() as patched:
-        patched.setattr(dataset.os, "scandir", no_listing)
+        patched.setattr(places365.os, "scandir", no_listing)
         assert open_dataset("places365", places, "train").fingerprint() == before
     moved = places.rename(places.with_name("moved"))
     assert open_dataset("places365", moved, "train").fingerprint() == before

@@ -1,0 +1,98 @@
+"""Places365: image files in folders, listed once and read when they are needed."""
+
+import os
+import re
+import time
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from src import files
+from src.data import images
+from src.data.base import Dataset, absent
+from src.errors import InputError
+
+
+class Places365(Dataset):
+    """Places365-Standard, small images of 256x256 (Zhou et al. 2017): some 1.8 million files, read when they are needed."""
+    network, size, test_images = "places365", 256, 36_500
+    layout = "data_256/**/*.jpg for training and val_256/*.jpg for testing"
+    url = "http://places2.csail.mit.edu/download.html (Small images (256 * 256), train and val)"
+
+    def __init__(self, folder, split, download=False):
+        self.folder = Path(folder)
+        top = "data_256" if split == "train" else "val_256"
+        if download and not (self.folder / top).exists():
+            raise InputError(f"--download True: places365 is 30 GB, fetch it yourself from {self.url} into {folder}")
+        if not (self.folder / top).is_dir():
+            raise absent("places365", self.folder, self.layout, self.url)
+        self.listing = _listing(self.folder, top, f"{split}.flist", deep=split == "train")
+        self.ends = np.flatnonzero(np.frombuffer(self.listing, np.uint8) == ord("\n"))
+        if not len(self.ends):
+            raise InputError(f"{self.folder / top}: holds no .jpg files; expected: {self.layout}, from {self.url}")
+
+    def __len__(self):
+        return len(self.ends)
+
+    def __getitem__(self, index):
+        image = images.read_rgb(os.path.join(self.folder, self.name(index)))
+        if image.shape != (self.size, self.size, 3):  # a folder of one's own
+            image = images.fit(image, self.size)
+        return image
+
+    def name(self, index):
+        start = self.ends[index - 1] + 1 if index else 0
+        return os.fsdecode(self.listing[start:self.ends[index]])
+
+    def fingerprint(self):
+        return f"{len(self)} images, CRC {zlib.crc32(self.listing):08x}"
+
+
+def _listing(folder, top, name, deep):
+    """The .jpg files below folder/top, as one sorted bytes object of lines relative to `folder`.
+
+    One object, since 1.8 million would take a gigabyte. Kept in the file `name`, which is believed as long as no listed
+    directory has changed (by ctime: mtime can be set back, as tar does) since it was written.
+    """
+    path, before = folder / name, None
+    if path.is_file():
+        before = path.read_bytes()
+        if before and before.endswith(b"\n") and _unchanged(folder, top, before, path.stat().st_mtime_ns):
+            return before
+    started = time.time_ns()
+    found, todo = [], [os.fsencode(top)]
+    while todo:
+        directory = todo.pop()
+        for entry in os.scandir(os.path.join(os.fsencode(folder), directory)):
+            if entry.is_dir(follow_symlinks=False):
+                todo += [directory + b"/" + entry.name] if deep else []
+            elif entry.name.lower().endswith(b".jpg") and b"\n" not in entry.name:
+                found.append(directory + b"/" + entry.name)
+    found.sort()
+    listing = b"".join(line + b"\n" for line in found)
+    if before != listing:
+        print(f"places365: {path} " + (f"no longer matched {folder / top}: listed again" if before is not None
+                                       else "written") + f", {len(found):,} images", flush=True)
+    try:
+        with files.atomic_write(path) as part:
+            part.write_bytes(listing)
+            os.utime(part, ns=(started, started))  # what changed while listing is newer
+    except OSError as error:
+        print(f"places365: {path} cannot be kept ({error.strerror}), so the files are listed at every start", flush=True)
+    return listing
+
+
+def _unchanged(folder, top, listing, since):
+    """Whether no directory of a listing has changed since that time (nanoseconds)."""
+    directories = {os.fsencode(top)}
+    # One match for (up to 5000) lines in a row that share a directory: a Python loop over 1.8 million takes seconds.
+    for match in re.finditer(rb"(.*)/[^/\n]*\n(?:\1/[^/\n]*\n){0,5000}", listing):
+        directory = match[1]
+        while directory and directory not in directories:
+            directories.add(directory)
+            directory = directory.rpartition(b"/")[0]
+    try:
+        return all(os.stat(os.path.join(os.fsencode(folder), directory)).st_ctime_ns < since for directory in directories)
+    except OSError:
+        return False
