@@ -88,9 +88,10 @@ def main(arguments=None):
     options.folder.mkdir(parents=True, exist_ok=True)
     from src import devices  # only now, so that --help and a wrong folder answer without waiting for TensorFlow
     from src.model import Model
+    from src.networks import NetworkConfig
 
     devices.select([])
-    model = Model(options.dataset, filters=options.filters, precision=options.precision, jit=True, seed=options.seed)
+    model = Model(NetworkConfig(options.dataset, filters=options.filters), options.precision, jit=True, seed=options.seed)
     model.prepare_training(lr=options.lr)
     if options.repeat_weights:
         for variable in model.generator.trainable_variables + model.discriminator.trainable_variables:

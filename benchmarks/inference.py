@@ -23,6 +23,7 @@ from PIL import Image
 from src import checkpoints, colorization, devices, evaluation
 from src.data import DATASETS, Demo, images, pipeline
 from src.model import Model
+from src.networks import NetworkConfig
 from src.options import parse
 
 
@@ -113,11 +114,12 @@ def main():
         photographs(folder / "data" / "val_256", own.evaluated, 256, 256)
         photographs(folder / "pictures", own.colorized, 1152, 864)
         (folder / "runs" / "places365").mkdir(parents=True)
-        model = Model("places365", filters=own.filters, seed=1)
-        checkpoints.save(model, folder / "runs" / "places365" / "CGAN_places365-0", {"dataset": "places365", "options": {}})
+        model = Model(NetworkConfig("places365", filters=own.filters), seed=1)
+        checkpoints.save(model.state(), model.config, folder / "runs" / "places365" / "CGAN_places365-0",
+                         {"dataset": "places365", "options": {}})
         common = ["--dataset", "places365", "--checkpoints-path", str(folder / "runs"), "--gpu-ids", own.gpu_ids]
         options = parse([*common, "--dataset-path", str(folder / "data")], "evaluate", DATASETS)
-        model = checkpoints.load_for_inference(options)
+        model, _ = checkpoints.load_for_inference(options)
         tests = DATASETS["places365"](folder / "data", "test")
         results = {"device": devices.describe(), "cores": os.cpu_count(), "filters": own.filters}
         found = {"evaluate": (options.batch_size, *evaluate(model, tests, options.batch_size), len(tests))}

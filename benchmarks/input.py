@@ -26,19 +26,18 @@ EMPTY = "from src import devices"
 INPUT = """
 import sys
 from src import devices
-from src.data import pipeline
-from src.data import open_dataset
+from src.data import open_dataset, pipeline
 next(iter(pipeline.training_batches(open_dataset("places365", sys.argv[1], "train"), 16, 1)))"""
 TRAIN = """
 import os, sys, time, resource
 import main
 from src import training
-batches = training._Loop.batches
-def first(loop):
-    next(batches(loop))
+batches = training._batches
+def first(*args):
+    next(batches(*args))
     print("first batch", time.time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, flush=True)
     os._exit(0)
-training._Loop.batches = first
+training._batches = first
 main.main(["--dataset", "places365", "--dataset-path", sys.argv[1], "--checkpoints-path", sys.argv[2], "--batch-size", "16",
            "--validate", "False", "--sample", "False"], "train")"""
 PEAK = "\nimport resource; print('peak', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"

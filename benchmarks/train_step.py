@@ -28,6 +28,7 @@ from flops import flops_per_image
 
 from src.data import DATASETS
 from src.model import Model
+from src.networks import NetworkConfig
 
 
 def seconds(function, times):
@@ -111,8 +112,9 @@ def main():
     arguments = parser.parse_args()
 
     strategy = devices.select([0])
-    model = Model(arguments.dataset, filters=arguments.filters, precision=devices.precision(arguments.precision),
-                  jit=devices.jit(options.boolean_or_auto(arguments.jit), strategy), strategy=strategy)
+    model = Model(NetworkConfig(arguments.dataset, filters=arguments.filters),
+                  devices.precision(arguments.precision),
+                  devices.jit(options.boolean_or_auto(arguments.jit), strategy), strategy=strategy)
     model.prepare_training()
     arguments.shape = (model.size, model.size, 3)
     images = tf.constant(np.random.default_rng(0).integers(

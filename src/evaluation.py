@@ -1,5 +1,6 @@
 """Evaluation: every measure of every test image, beside trivial baselines, averaged once."""
 
+import dataclasses
 import math
 import tempfile
 
@@ -27,12 +28,12 @@ def run(options):
     if options.save_calibrated and not options.calibrate:
         raise InputError("--save-calibrated True: there is nothing to save without --calibrate N")
     tests = open_dataset(options.dataset, options.dataset_path, "test", options.download)
-    model = checkpoints.load_for_inference(options)
-    record = model.record
-    if record["network"] != tests.network:
-        raise InputError(f"{model.prefix}: its networks are {record['network']}'s, and --dataset {options.dataset} needs "
-                         f"{tests.network}'s")
-    folder = model.prefix.parent / "evaluation"
+    model, checkpoint = checkpoints.load_for_inference(options)
+    record, tests.size = checkpoint.record, model.size
+    if model.config.network != tests.network:
+        raise InputError(f"{checkpoint.prefix}: its networks are {model.config.network}'s, and --dataset {options.dataset} "
+                         f"needs {tests.network}'s")
+    folder = checkpoint.prefix.parent / "evaluation"
     try:
         folder.mkdir(exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()  # better told now than after an hour
@@ -40,19 +41,19 @@ def run(options):
         raise InputError(f"{folder}: the report cannot be written there ({error.strerror})") from error
 
     notes, calibrated = [], record.get("calibrated")
-    training = _training_images(options, notes)
+    training = _training_images(options, model.size, notes)
     if options.calibrate:
-        calibrated = _calibrate(model, training, options, notes)
+        calibrated = _calibrate(model, checkpoint, training, options, notes)
     if options.save_generator:
         try:
-            checkpoints.save_generator(model, options.save_generator)
+            checkpoints.save_generator(model, checkpoint, options.save_generator)
         except (OSError, tf.errors.OpError) as error:
             raise InputError(f"--save-generator {options.save_generator}: cannot be written ({error})") from error
         notes.append(f"The generator is also {options.save_generator}; use it with --checkpoints-path.")
-    if model.normalization == "batch":
+    if model.config.normalization == "batch":
         notes.append("Normalized by the statistics of each batch: the colors of an image depend on its neighbours in a "
                      f"batch of {options.batch_size}.")
-    elif record.get("original") and not calibrated:
+    elif checkpoint.original and not calibrated:
         notes.append("The original program never trained the moving statistics that this evaluation uses: leave "
                      "--normalization out, or --calibrate them.")
     elif calibrated:
@@ -79,8 +80,8 @@ def run(options):
     values = np.concatenate([batch.numpy() for batch in values]).astype(np.float64)  # (images, measures)
     low, high = bootstrap(values, options.seed)
     results = {
-        "dataset": options.dataset, "images": len(values), "checkpoint": str(model.prefix), "step": record["step"],
-        "color_space": model.color_space, "normalization": model.normalization,
+        "dataset": options.dataset, "images": len(values), "checkpoint": str(checkpoint.prefix), "step": checkpoint.step,
+        "color_space": model.config.color_space, "normalization": model.config.normalization, "image_size": model.size,
         **_nested(names, values.mean(0).tolist()),
         "intervals": _nested(names, list(zip(low.tolist(), high.tolist()))),
         "paper": PAPER.get(options.dataset, {}), "mean_chroma": chroma, "calibrated": calibrated,
@@ -93,7 +94,8 @@ def run(options):
     shown = {title: [(tests.name(indices[row]), errors[row], *pictures[indices[row]]) for row in rows]
              for title, rows in groups.items()}
     try:
-        report.write(folder, results, shown, names, [tests.name(i) for i in indices], values, record)
+        report.write(folder, results, shown, names, [tests.name(i) for i in indices], values,
+                     {**record, **dataclasses.asdict(model.config)})
     except OSError as error:
         raise InputError(f"{folder}: the report cannot be written there ({error.strerror})") from error
     print(report.table(results))
@@ -105,28 +107,29 @@ def _printable(text):
     return text.encode(errors="replace").decode()  # names of files may be any bytes
 
 
-def _training_images(options, notes):
+def _training_images(options, size, notes):
     try:
-        return open_dataset(options.dataset, options.dataset_path, "train")
+        return open_dataset(options.dataset, options.dataset_path, "train", size=size)
     except InputError as error:
         if options.calibrate:
             raise InputError(f"--calibrate {options.calibrate} needs training images: {error}") from error
         notes.append("There are no training images at hand: the baseline of their mean color is absent.")
 
 
-def _calibrate(model, training, options, notes):
+def _calibrate(model, checkpoint, training, options, notes):
     """Calibrates the model, and saves it if that is wished. Returns the number of images."""
     if options.calibrate > len(training):
         notes.append(f"--calibrate {options.calibrate}: there are only {len(training):,} training images; all are used.")
     count = calibration.calibrate(model, calibration.Sample(training, options.calibrate, options.seed), options.batch_size)
     if not count:
         raise InputError(f"--calibrate {options.calibrate}: no usable training image in {options.dataset_path}")
-    model.normalization = options.normalization or "moving"
+    if options.normalization == "batch":
+        model.config = dataclasses.replace(model.config, normalization="batch")
     if options.save_calibrated:
         try:
-            prefix = calibration.save(model, training, count, options)
+            prefix = calibration.save_calibrated(model, checkpoint, training, count, options)
         except (OSError, tf.errors.OpError) as error:
-            raise InputError(f"{model.prefix.parent / 'calibrated'}: the calibrated networks cannot be saved there "
+            raise InputError(f"{checkpoint.prefix.parent / 'calibrated'}: the calibrated networks cannot be saved there "
                              f"({error})") from error
         notes.append(f"The calibrated checkpoint is {prefix}; use it with --checkpoints-path {prefix.parent.parent}")
     return count
@@ -219,7 +222,7 @@ def colorized(model, dataset, batches, wanted, batch_size):
     Args:
         batches: list of arrays of indices, as they were evaluated; wanted: a set of indices.
     """
-    if model.normalization == "batch":  # an image's colors are what they were in its batch
+    if model.config.normalization == "batch":  # an image's colors are what they were in its batch
         batches = [batch for batch in batches if wanted.intersection(batch)]
     else:
         batches = np.array_split(sorted(wanted), math.ceil(len(wanted) / batch_size))

@@ -5,6 +5,8 @@ import functools
 from src import color, losses, metrics, networks
 from src.backend import keras, tf
 
+AVERAGE = "/ExponentialMovingAverage"  # behind a variable's name in a checkpoint, as TensorFlow 1 had it
+
 
 class Adam(keras.optimizers.Adam):
     """Keras' Adam through TensorFlow's one fused kernel, which spares the dozen passes over memory of Keras' own
@@ -32,49 +34,46 @@ class Model:
     """The conditional GAN of Nazeri, Ng and Ebrahimi (2018).
 
     Args:
-        network: a key of networks.ARCHITECTURES.
-        color_space: of the generator's output, "lab" or "rgb".
-        gray_range: the networks see luma in 0..gray_range: 1, or 255 as in the original.
-        kernel_size: pixels; filters: of the first convolution.
-        discriminator: a key of the architecture's discriminators, or None where there is none to evaluate with.
-        normalization: statistics at inference: "moving", or "batch" (then colors depend on the neighbours in the batch).
+        config: a networks.NetworkConfig.
         precision: "float32", "bfloat16" or "float16", of the convolutions; all else is float32.
         jit: compile with XLA.
         seed: of the initial weights and of dropout.
         strategy: a tf.distribute.Strategy; default: one device.
+
+    Its images are RGB uint8 (N, S, S, 3), S = config.image_size; at inference any multiple of `stride` will do.
     """
 
-    def __init__(self, network, color_space="lab", gray_range=1, kernel_size=4, filters=64, discriminator="deep",
-                 normalization="moving", precision="float32", jit=False, seed=1, strategy=None):
-        self.record = {"network": network, "color_space": color_space, "gray_range": gray_range,
-                       "kernel_size": kernel_size, "filters": filters, "discriminator": discriminator,
-                       "normalization": normalization}  # what a checkpoint must tell to build the networks again
-        architecture = networks.ARCHITECTURES[network]
-        self.size, self.stride = architecture.size, architecture.stride
-        self.color_space, self.gray_range, self.normalization = color_space, gray_range, normalization
+    def __init__(self, config, precision="float32", jit=False, seed=1, strategy=None):
+        self.config, self.size, self.stride = config, config.image_size, config.architecture.stride
         self.strategy = strategy or tf.distribute.get_strategy()
         self.precision, self.jit, self.seed, self.optimizers = precision, jit, seed, {}
-        dtype = precision if precision == "float32" else f"mixed_{precision}"
-        by_products = not jit and not tf.config.get_visible_devices("GPU")  # see convolutions.py; XLA and GPUs do better alone
         keras.utils.set_random_seed(seed)  # the initializers draw from it
         with self.strategy.scope():
             self.step = tf.Variable(0, dtype=tf.int64, trainable=False,
                                     aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA)  # discriminator updates
-            self.generator = networks.Generator(architecture, filters, kernel_size, dtype, by_products)
-            self.discriminator = discriminator and networks.Discriminator(
-                architecture.discriminators[discriminator], filters, kernel_size, dtype, by_products)
+            self.generator = self._network(networks.Generator, config.architecture)
+            self.discriminator = config.discriminator and self._network(
+                networks.Discriminator, config.architecture.discriminators[config.discriminator])
+        self.averaged_generator = None  # of the moving average of the generator's weights, if training keeps one
         images = tf.TensorSpec((None, None, None, None), tf.float32)
         self.generate = tf.function(self._generate, input_signature=[images], jit_compile=jit, autograph=False)
         self.evaluate = tf.function(self._evaluate, jit_compile=jit, reduce_retracing=True, autograph=False)
 
+    def _network(self, kind, architecture):
+        dtype = self.precision if self.precision == "float32" else f"mixed_{self.precision}"
+        matrix_products = not self.jit and not tf.config.get_visible_devices("GPU")  # see convolutions.py
+        return kind(architecture, self.config.filters, self.config.kernel_size, dtype, matrix_products)
+
     # Training
 
     def prepare_training(self, lr=3e-4, lr_decay_rate=0.1, lr_decay_steps=5e5, beta1=0.0, l1_weight=100.0,
-                         label_smoothing=False, acc_thresh=2.0, dis_lr_factor=1.0, augment=True):
+                         label_smoothing=False, acc_thresh=2.0, dis_lr_factor=1.0, augment=True, ema=0.0):
         """Makes the optimizers and compiles `train_step`: uint8 RGB images -> dict of scalar losses and accuracy (%).
 
         dis_lr_factor: the discriminator's learning rate over the generator's (two time scales: Heusel et al. 2017).
         augment: mirror half of the images.
+        ema: decay of an exponential moving average of the generator's weights and moving statistics (Yazici et al. 2019),
+            which then serve at inference; 0: none, as in the original.
         """
         self.lr, self.lr_decay_rate, self.lr_decay_steps = lr, lr_decay_rate, lr_decay_steps
         self.l1_weight, self.label_smoothing, self.acc_thresh = l1_weight, label_smoothing, acc_thresh
@@ -85,12 +84,42 @@ class Model:
                     optimizer = LossScale(optimizer)
                 optimizer.build(network.trainable_variables)
                 self.optimizers[network.name] = optimizer
+            if ema:
+                self.averaged_generator = self._network(networks.Generator, self.config.architecture)
+                self.restart_average()
         several = self.strategy.num_replicas_in_sync > 1
 
         self.augment, step = augment, self.train_on
         if self.jit and not several:  # replicas meet in the middle of an iteration, which XLA cannot compile
             step = tf.function(step, jit_compile=True, autograph=False)
-        self.train_step = tf.function(lambda images: self.strategy.run(step, (images,)), autograph=False)
+
+        def train_step(images):
+            losses = self.strategy.run(step, (images,))
+            if ema:
+                step_count = tf.cast(self.step, tf.float32)
+                self._average(tf.minimum(ema, (1 + step_count) / (10 + step_count)))  # it is short at first
+            return losses
+
+        self.train_step = tf.function(train_step, autograph=False)
+
+    def train(self, batches):
+        """The training loop: one iteration for each batch of uint8 RGB images, (n, S, S, 3), which may be endless.
+
+        Yields: (step, losses): the number of iterations done, and a dict of scalar tensors, as of `iteration`.
+        """
+        if not self.optimizers:
+            self.prepare_training()
+        for step, images in enumerate(batches, int(self.step.numpy()) + 1):
+            losses = self.train_step(images)
+            yield step, {name: self.strategy.experimental_local_results(value)[0] for name, value in losses.items()}
+
+    def restart_average(self):
+        """Makes the averaged weights those of the generator."""
+        self._average(0.0)
+
+    def _average(self, decay):
+        for average, variable in zip(self.averaged_generator.variables, self.generator.variables):
+            average.assign(variable.value + decay * (average.value - variable.value))
 
     def learning_rate(self, factor=1.0):
         decay = self.lr_decay_rate ** (tf.cast(self.step, tf.float32) / self.lr_decay_steps)
@@ -121,16 +150,16 @@ class Model:
         replica = tf.distribute.get_replica_context()
         first, second = (tf.stack([self.seed + tf.cast(replica.replica_id_in_sync_group, tf.int64), 8 * self.step + draw])
                          for draw in (0, 4))  # keys of dropout: a function of the step, so that a resumed run repeats them
-        generated, judged = [], []  # the batch statistics that the moving ones shall follow
+        of_generator, of_discriminator = [], []  # the batch statistics that the moving ones shall follow
 
-        def seen_by(statistics):
+        def recording(statistics):
             return lambda norm, x: networks.batch_statistics(norm, x, statistics)
 
         with tf.GradientTape() as tape:
-            fake = self.generator(gray, normalize=seen_by(generated), dropout_seed=first)
+            fake = self.generator(gray, normalize=recording(of_generator), dropout_seed=first)
             with tape.stop_recording(), tf.GradientTape() as discriminator_tape:
-                real_logits = self.discriminator(gray, target, normalize=seen_by(judged))
-                fake_logits = self.discriminator(gray, fake, normalize=seen_by(judged))
+                real_logits = self.discriminator(gray, target, normalize=recording(of_discriminator))
+                fake_logits = self.discriminator(gray, fake, normalize=recording(of_discriminator))
                 dis = _mean(losses.discriminator_loss(real_logits, fake_logits, self.label_smoothing))
                 dis_loss = self._scaled(dis["dis_loss"], "dis")
             with tape.stop_recording():
@@ -143,13 +172,13 @@ class Model:
         self._update(self.generator, tape, gen_loss)
 
         with tf.GradientTape() as tape:
-            fake = self.generator(gray, normalize=seen_by(generated), dropout_seed=second)
+            fake = self.generator(gray, normalize=recording(of_generator), dropout_seed=second)
             logits = self.discriminator(gray, fake, normalize=networks.batch_statistics)
             gen = _mean(losses.generator_loss(logits, target, fake, self.l1_weight))
             gen_loss = self._scaled(gen["gen_loss"], "gen")
         self._update(self.generator, tape, gen_loss)
 
-        for norm, mean, variance in generated + judged:
+        for norm, mean, variance in of_generator + of_discriminator:
             norm.follow(mean, variance)
         accuracy = metrics.accuracy(self.to_lab(target), self.to_lab(fake), self.acc_thresh)
         return replica.all_reduce("MEAN", {**dis, **gen, "accuracy": tf.reduce_mean(accuracy)})
@@ -165,18 +194,23 @@ class Model:
 
     def inputs(self, images):
         """RGB uint8 (N, S, S, 3) -> luma (N, S, S, 1) in the gray range, colors (N, S, S, 3) in -1..1."""
-        return color.luma(images) * (self.gray_range / 255), color.encode(images, self.color_space)
+        return color.luma(images) * (self.config.gray_range / 255), color.encode(images, self.config.color_space)
 
     def to_lab(self, output):
         """The networks' range (..., 3) -> CIELAB."""
-        return color.decode_lab(output, self.color_space)
+        return color.decode_lab(output, self.config.color_space)
+
+    @property
+    def inference_generator(self):
+        return self.averaged_generator or self.generator
 
     @property
     def inference_statistics(self):
-        return networks.moving_statistics if self.normalization == "moving" else networks.batch_statistics
+        return networks.moving_statistics if self.config.normalization == "moving" else networks.batch_statistics
 
     def _generate(self, luma):
-        return self.to_lab(self.generator(luma * (self.gray_range / 255), normalize=self.inference_statistics))
+        gray = luma * (self.config.gray_range / 255)
+        return self.to_lab(self.inference_generator(gray, normalize=self.inference_statistics))
 
     def predict_lab(self, luma):
         """Luma (N, H, W, 1) in 0..255, H and W multiples of `stride` -> CIELAB float32 (N, H, W, 3) as a numpy array."""
@@ -192,7 +226,7 @@ class Model:
         Returns: CIELAB output (N, S, S, 3), and a dict of every loss (N,): without a discriminator only gen_loss_l1.
         """
         gray, target = self.inputs(images)
-        fake = self.generator(gray, normalize=self.inference_statistics)
+        fake = self.inference_generator(gray, normalize=self.inference_statistics)
         if self.discriminator is None:
             return self.to_lab(fake), {"gen_loss_l1": l1_weight * losses.l1_loss(target, fake)}
         real_logits = self.discriminator(gray, target, normalize=self.inference_statistics)
@@ -205,7 +239,8 @@ class Model:
     def state(self):
         """Returns a dict of every variable by its name in a checkpoint, the optimizers' included if there are any.
 
-        Names are the original's: gen/conv0/kernel, and Adam's slots of it with /Adam and /Adam_1 behind.
+        Names are the original's: gen/conv0/kernel, and behind it /Adam and /Adam_1 for Adam's slots, as TensorFlow 1 named
+        them, and AVERAGE for its moving average.
         """
         found = {"global_step": self.step}
         for network in filter(None, (self.generator, self.discriminator)):
@@ -223,6 +258,8 @@ class Model:
             if adam is not optimizer:
                 found[f"{network.name}/loss_scale"] = optimizer.dynamic_scale.value
                 found[f"{network.name}/loss_scale_counter"] = optimizer.step_counter.value
+        if self.averaged_generator:
+            found |= {name + AVERAGE: variable.value for name, variable in self.averaged_generator.by_name().items()}
         return found
 
 

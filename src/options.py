@@ -93,6 +93,8 @@ OPTIONS = (
     ("batch-size", 16, positive_count, EVERY, "images, over all devices"),
     ("download", False, boolean, TRAIN + EVALUATE + TURING, "fetch CIFAR-10's official archive if it is missing"),
 
+    ("image-size", 0, count, TRAIN + EVALUATE + TURING,
+     "pixels to which images are scaled and cropped; 0: the dataset's own in training, else what the network was trained on"),
     ("color-space", "lab", one_of("lab", "rgb"), TRAIN + EVALUATE, "of the generator's output: lab or rgb"),
     ("gray-range", 1, one_of("1", "255"), TRAIN,
      "gray enters the networks as 0..1, or as 0..255 like the original (which drowns the colors)"),
@@ -110,6 +112,10 @@ OPTIONS = (
     ("augment", True, boolean, TRAIN, "mirror half of the images"),
     ("label-smoothing", False, boolean, TRAIN + EVALUATE, "target 0.9 for real images in the discriminator's loss"),
     ("acc-thresh", 2.0, positive, TRAIN + EVALUATE, "accuracy threshold: L within 1x, a and b within 2.2x of it"),
+    ("ema", 0.0, number(float, 0, 0.999999), TRAIN,
+     "decay of a moving average of the generator's weights, for use instead of them (0.999 is usual); 0: none"),
+    ("start-from", None, Path, TRAIN,
+     "prefix of a checkpoint whose weights a new run starts from, such as checkpoints/places365/pretrained"),
     ("precision", "auto", one_of("auto", "float32", "bfloat16", "float16"), TRAIN,
      "of the networks' arithmetic; auto: bfloat16 on GPUs that have it, else float32"),
     ("jit", "auto", boolean_or_auto, TRAIN, "compile with XLA; auto: on GPUs"),
@@ -129,6 +135,7 @@ OPTIONS = (
     ("visualize-window", 100, positive_count, TRAIN, "log lines in the curves' moving average"),
     ("max-unusable", 1.0, number(float, 0, 100), TRAIN, "percent of unreadable or colorless files at which to stop"),
 
+    ("averaged", True, boolean, PREDICT, "use the moving average of the generator's weights (--ema), if there is one"),
     ("calibrate", 0, count, EVALUATE, "training images from which to fill the normalization's moving statistics"),
     ("save-calibrated", False, boolean, EVALUATE, "save the calibrated networks as a checkpoint of ours"),
     ("save-generator", None, Path, EVALUATE,
@@ -200,7 +207,7 @@ def parse(argv, mode, datasets):
     if options.dataset_path == Path("dataset"):
         options.dataset_path /= options.dataset
     typed = options.checkpoints_path
-    prefix = typed.with_name(f"{typed.name}.index").is_file()
+    prefix = Path(f"{typed}.index").is_file()
     folder = typed.is_dir() and not (typed / options.dataset).is_dir() and any(
         file.name.startswith(f"{options.name}_{options.dataset}") and file.suffix == ".index" for file in typed.iterdir())
     if mode == "train" or not (prefix or folder):

@@ -20,6 +20,7 @@ from src import checkpoints, networks
 from src.data import pipeline
 from src.data import open_dataset
 from src.model import LossScale, Model
+from src.networks import NetworkConfig
 import keras
 
 dataset = open_dataset("demo", "", "train")
@@ -27,14 +28,14 @@ networks.batch_statistics = lambda norm, x, seen=None: networks.moving_statistic
 two = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 
 def train(strategy, iterations, start=None):
-    model = Model("cifar10", filters=4, strategy=strategy, seed=3)
+    model = Model(NetworkConfig("cifar10", filters=4), strategy=strategy, seed=3)
     model.prepare_training()
     model.generator.dropouts = 0
     if start:
         checkpoints.restore(model, start)
     step = int(model.step.numpy())
     batches = iter(model.strategy.distribute_datasets_from_function(lambda context: pipeline.training_batches(
-        dataset, 16, 5, step, context=context)))
+        dataset, 16, 5, 16 * step, context=context)))
     for _ in range(iterations):
         losses = model.train_step(next(batches))
     return model, {name: float(model.strategy.experimental_local_results(loss)[0]) for name, loss in losses.items()}
@@ -47,7 +48,7 @@ double, double_losses = train(two, 2)
 copies = {name: [x.numpy() for x in two.experimental_local_results(v)] for name, v in double.state().items()}
 single, single_losses = train(None, 2)
 for name, model in (("double", double), ("single", single)):
-    checkpoints.save(model, f"{sys.argv[1]}/{name}-2", {})
+    checkpoints.save(model.state(), model.config, f"{sys.argv[1]}/{name}-2")
 with two.scope():  # one replica's gradients overflow float16: no replica's update, and half the scale for all
     weight = keras.Variable(1.0)
     scaled = LossScale(keras.optimizers.SGD(), initial_scale=8.0)

@@ -19,6 +19,7 @@ from PIL import Image
 from src import checkpoints, color, evaluation, report
 from src.data import DATASETS, open_dataset
 from src.model import Model
+from src.networks import NetworkConfig
 from src.options import parse
 
 RECORDS = Path(__file__).parent / "parity"
@@ -200,7 +201,7 @@ def odd(cli, tmp_path_factory):
     folder = tmp_path_factory.mktemp("odd")
     (folder / "places365").mkdir()
     (folder / "val_256").mkdir()
-    model = Model("places365", filters=2, gray_range=255, discriminator=None)
+    model = Model(NetworkConfig("places365", filters=2, gray_range=255, discriminator=None))
     state = {name: tf.convert_to_tensor(value) for name, value in model.state().items()}
     tf.raw_ops.SaveV2(prefix=str(folder / "places365" / "CGAN_places365"), tensor_names=list(state),
                       shape_and_slices=[""] * len(state), tensors=list(state.values()))

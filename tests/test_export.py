@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks import export_step
 from src.model import Model
+from src.networks import NetworkConfig
 
 
 @pytest.fixture(scope="module", params=["float32", "float16"])
@@ -20,7 +21,7 @@ def exported(request, tmp_path_factory):
     export_step.main([str(folder), "--precision", request.param, "--batch-size", "2", "--filters", "4", "--seed", "3"])
     with np.load(folder / "state.npz") as stored:
         state = [stored[name] for name in sorted(stored.files)]
-    model = Model("cifar10", filters=4, precision=request.param, seed=3)
+    model = Model(NetworkConfig("cifar10", filters=4), precision=request.param, seed=3)
     model.prepare_training()
     return (folder / "step.mlir").read_text(), state, json.loads((folder / "meta.json").read_text()), model
 
@@ -59,7 +60,7 @@ def test_repeated_weights_are_small_and_the_reference_starts_from_them(tmp_path)
     assert reference["dis_loss"][0] != reference["dis_loss"][1] and np.isfinite(list(reference.values())).all()
 
     images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
-    model = Model("cifar10", filters=8, seed=1, jit=True)
+    model = Model(NetworkConfig("cifar10", filters=8), seed=1, jit=True)
     model.prepare_training()
     for variable in model.generator.trainable_variables + model.discriminator.trainable_variables:
         export_step.repeat(variable)
@@ -77,7 +78,7 @@ def test_operations_are_counted_as_tensorflow_counts_them():
         counting = tf.compat.v1.profiler.ProfileOptionBuilder.float_operation()
         return tf.compat.v1.profiler.profile(graph, options={**counting, "output": "none"}).total_float_ops
 
-    model = Model("cifar10", filters=16, jit=True)  # otherwise it leaves out what is multiplied by padding
+    model = Model(NetworkConfig("cifar10", filters=16), jit=True)  # otherwise it leaves out what is multiplied by padding
     expected = 6 * profiled(model.generator, 1) + 10 * profiled(model.discriminator, 1, 3)
     assert flops_per_image(model) == pytest.approx(expected, rel=0.005)  # theirs count biases, too
 

@@ -11,6 +11,7 @@ from parity.write_tf1_checkpoint import weights
 
 from src import losses, metrics, networks
 from src.model import Model
+from src.networks import NetworkConfig
 
 RECORDS = Path(__file__).parent / "parity"
 # Label smoothing was on in the latter two.
@@ -21,7 +22,7 @@ RUNS = [("cifar10", "lab", False), ("cifar10", "rgb", True), ("places365", "lab"
 def run(request):
     dataset, color_space, smoothing = request.param
     record = dict(np.load(RECORDS / f"{dataset}-{color_space}.npz"))
-    model = Model(dataset, color_space, gray_range=255, normalization="batch")
+    model = Model(NetworkConfig(dataset, color_space, gray_range=255, normalization="batch"))
     model.prepare_training(label_smoothing=smoothing)
     for name, variable in model.state().items():
         if name.startswith(("gen/", "dis/")) and name.endswith(("kernel", "bias", "gamma", "beta")):
@@ -126,7 +127,7 @@ def test_parameter_counts(network, generator, discriminator):
 @pytest.mark.parametrize("network", networks.ARCHITECTURES)
 def test_variables_have_the_originals_names_and_shapes(network):
     published = json.loads((RECORDS / f"{network}-variables.json").read_text())
-    model = Model(network)
+    model = Model(NetworkConfig(network))
     model.prepare_training()
     ours = {name: list(variable.shape) for name, variable in model.state().items()}
     assert {n: s for n, s in published.items() if "_power" not in n} == {

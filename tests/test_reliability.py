@@ -1,5 +1,6 @@
 """Failures provoked for real: killed processes, signals, full and read-only disks, folders of broken pictures."""
 
+import dataclasses
 import os
 import random
 import shutil
@@ -131,7 +132,7 @@ SLOW = """
 import sys, time
 import main
 from src import checkpoints
-checkpoints.save = lambda *_: (print("the disk is slow", flush=True), time.sleep(60))
+checkpoints.runs.save = lambda *_: (print("the disk is slow", flush=True), time.sleep(60))
 sys.exit(main.main(sys.argv[1:], "train"))
 """
 
@@ -298,8 +299,9 @@ def test_a_disk_that_is_read_only_is_said_and_left_alone(disk, tiny_checkpoint, 
 def test_what_could_not_be_read_pushes_out_nothing_good(tmp_path):
     """Going on before a damaged checkpoint, with --keep 1: it counts for nothing, until it is written anew."""
     from src.model import Model
+    from src.networks import NetworkConfig
 
-    model = Model("cifar10", filters=2)
+    model = Model(NetworkConfig("cifar10", filters=2))
     folder = checkpoints.RunFolder(tmp_path, "CGAN", "demo", keep=1)
     (tmp_path / "CGAN_demo-9.index").write_bytes(b"damaged")
     for step in (5, 6):
@@ -515,10 +517,12 @@ def test_a_record_that_does_not_belong_to_its_variables_is_refused(tmp_path, lie
     import tensorflow as tf
 
     from src.model import Model
+    from src.networks import NetworkConfig
 
-    model = Model("cifar10", filters=2)
+    model = Model(NetworkConfig("cifar10", filters=2))
     tensors = {name: tf.convert_to_tensor(value) for name, value in model.state().items()}
-    text = lie if isinstance(lie, bytes) else json.dumps({**model.record, **lie} if isinstance(lie, dict) else lie)
+    told = {**dataclasses.asdict(model.config), **lie} if isinstance(lie, dict) else lie
+    text = lie if isinstance(lie, bytes) else json.dumps(told)
     tensors["record"] = tf.constant(text)
     if isinstance(lie, dict) and "global_step" in lie:
         tensors["global_step"] = tf.constant(lie["global_step"])

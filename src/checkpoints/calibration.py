@@ -1,13 +1,16 @@
 """Calibration: batch normalization's moving statistics, filled from training images as if they were one batch."""
 
-from types import SimpleNamespace
+import dataclasses
 
 import numpy as np
 from tqdm import tqdm
 
-from src import checkpoints, networks
+from src import networks
 from src.backend import tf
+from src.checkpoints.reading import read
+from src.checkpoints.writing import save
 from src.data import images, pipeline
+from src.model import AVERAGE
 
 
 class Sample:
@@ -67,6 +70,7 @@ def calibrate(model, sample, batch_size):
             mean = np.average(means, 0, counts)
             layer.moving_mean.assign(mean)
             layer.moving_variance.assign(np.average(variances + (means - mean) ** 2, 0, counts))
+    model.config = dataclasses.replace(model.config, normalization="moving")
     return count
 
 
@@ -88,23 +92,26 @@ def _moments(model, layer, forward):
     return measure
 
 
-def save(model, dataset, images_used, options):
+def save_calibrated(model, checkpoint, dataset, images_used, options):
     """Saves a calibrated model of load_for_inference as CALIBRATED/<dataset>/<name>_<dataset>-<step>, where CALIBRATED is
-    a folder of that name beside its checkpoint: give it as --checkpoints-path. Returns the prefix.
+    a folder of that name next to its checkpoint: give it as --checkpoints-path. Returns the prefix.
 
     Args:
         dataset: the training images. A training that goes on from there must find the same.
 
     One of ours keeps Adam's slots. One of the original's still is one to training, which starts from its weights only.
     """
-    record = {**model.record, "normalization": "moving", "calibrated": images_used}
-    original = record.get("original")
-    if original:
+    record = {**checkpoint.record, "calibrated": images_used}
+    tensors = model.state()
+    if checkpoint.original:
         record |= {"dataset": options.dataset, "images": dataset.fingerprint()}
-    kept = {} if original else checkpoints.read(model.prefix)
-    kept.pop("record", None)
-    folder = model.prefix.parent / "calibrated" / options.dataset
+    else:
+        averaged = checkpoint.averaged and options.averaged  # then the generator holds the average
+        tensors = read(checkpoint.prefix) | {
+            name + AVERAGE * (averaged and name.startswith("gen/")): value for name, value in tensors.items()}
+        del tensors["record"]
+    folder = checkpoint.prefix.parent / "calibrated" / options.dataset
     folder.mkdir(parents=True, exist_ok=True)
-    prefix = folder / f"{options.name}_{options.dataset}-{int(model.step.numpy())}"
-    checkpoints.save(SimpleNamespace(state=lambda: {**kept, **model.state()}, record=record), prefix, {})
+    prefix = folder / f"{options.name}_{options.dataset}-{checkpoint.step}"
+    save(tensors, dataclasses.replace(model.config, normalization="moving"), prefix, record)
     return prefix

@@ -48,7 +48,7 @@ def run(options):
     jobs, failures = plan(options.test_input, options.test_output, options.overwrite)
     from src.checkpoints import load_for_inference  # TensorFlow takes seconds: not before the files are known
 
-    model = load_for_inference(options)
+    model, _ = load_for_inference(options)
     failures += colorize(model, jobs, options.batch_size, options.size or model.size, options.lightness == "network")
     return 1 if failures else 0
 

@@ -8,9 +8,10 @@ from src.errors import InputError
 DATASETS = {"cifar10": Cifar10, "places365": Places365, "demo": Demo}
 
 
-def open_dataset(name, folder, split, download=False):
-    """Opens one split, "train" or "test", of a dataset of DATASETS. InputError if it is missing, empty or wrong."""
+def open_dataset(name, folder, split, download=False, size=None):
+    """Opens one split, "train" or "test", of a dataset of DATASETS, its images scaled and cropped to `size` pixels (default:
+    the dataset's own). InputError if it is missing, empty or wrong."""
     try:
-        return DATASETS[name](folder, split, download)
+        return DATASETS[name](folder, split, download, size)
     except OSError as error:
         raise InputError(f"{error.filename or folder}: {error.strerror or error}") from error

@@ -4,6 +4,7 @@ import os
 import zlib
 from pathlib import Path
 
+from src.data import images
 from src.errors import InputError
 
 
@@ -13,11 +14,12 @@ class Dataset:
     d[i] raises images.ImageError if that file is no usable image.
     """
     network = "cifar10"  # which networks suit it
-    size = 32  # pixels
+    size = 32  # pixels; an instance's may be set to another one
     test_images = None  # of the published test set, if there is one
     left_out = 0  # images without any color, which training does not want
 
-    def __init__(self, folder, split, download=False):
+    def __init__(self, folder, split, download=False, size=None):
+        """size: pixels to which the images are scaled and cropped; default: the dataset's own."""
         raise NotImplementedError
 
     def name(self, index):
@@ -32,7 +34,7 @@ class Dataset:
 class InMemory(Dataset):
     """Base of datasets that `load(folder, split, download)` all at once -> uint8 (N, size, size, 3) and N names."""
 
-    def __init__(self, folder, split, download=False):
+    def __init__(self, folder, split, download=False, size=None):
         self.images, self.names = self.load(Path(folder), split, download)
         if split == "train":
             gray = (self.images == self.images[..., :1]).all((1, 2, 3))
@@ -40,12 +42,13 @@ class InMemory(Dataset):
             if self.left_out:
                 self.images = self.images[~gray]
                 self.names = [name for name, is_gray in zip(self.names, gray) if not is_gray]
+        self.size = size or self.size
 
     def __len__(self):
         return len(self.images)
 
     def __getitem__(self, index):
-        return self.images[index]
+        return images.fit(self.images[index], self.size)
 
     def name(self, index):
         return self.names[index]

@@ -146,7 +146,9 @@ def _read_plain_jpeg(path, max_pixels, largest=2 ** 24):
 
 def fit(rgb, size):
     """uint8 (H,W,3) -> uint8 (size,size,3): the shorter side scaled to `size` pixels, the longer one cropped around its
-    center."""
+    center. The same array if it has that size."""
+    if rgb.shape[:2] == (size, size):
+        return rgb
     return np.asarray(ImageOps.fit(Image.fromarray(rgb), (size, size), Image.Resampling.BICUBIC))
 
 

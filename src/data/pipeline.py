@@ -36,11 +36,11 @@ class Unusable:
 
 
 def training_batches(dataset, batch_size, seed, start=0, unusable=None, context=None):
-    """Endless tf.data.Dataset of training batches, uint8 (batch_size / replicas, S, S, 3), from iteration `start` on.
+    """Endless tf.data.Dataset of training batches, uint8 (batch_size / replicas, S, S, 3), behind the first `start` images.
 
     Position p of the run, counted in images, is image p % N of epoch p // N, in an order of that epoch's own. So a batch
     may straddle two epochs, each image comes once an epoch, every batch has one shape, and a resumed run goes on exactly
-    where it was, from the one integer `start`.
+    where it was, from the one integer `start`, with another batch size too.
 
     Args:
         unusable: an Unusable. A file that cannot be read, or has no color to learn, is replaced by one drawn from (seed, p).
@@ -77,9 +77,9 @@ def training_batches(dataset, batch_size, seed, start=0, unusable=None, context=
             raise
 
     def batch(element):
-        step = element // local
+        number = element // local  # of the batch
         first = (context.input_pipeline_id * local + element % local) * part  # of this part in the batch
-        positions = step * batch_size + first + tf.range(part, dtype=tf.int64)
+        positions = start + number * batch_size + first + tf.range(part, dtype=tf.int64)
         epochs = positions // n
         # The op behind tf.random.experimental.index_shuffle: a permutation that needs no memory. (That function itself
         # takes one seed for all indices only.)
@@ -88,7 +88,7 @@ def training_batches(dataset, batch_size, seed, start=0, unusable=None, context=
         pixels = tf.numpy_function(load, [indices, positions], tf.uint8)
         return tf.ensure_shape(pixels, (part, dataset.size, dataset.size, 3))
 
-    elements = tf.data.Dataset.range(start * local, np.iinfo(np.int64).max)
+    elements = tf.data.Dataset.range(np.iinfo(np.int64).max)
     return elements.map(batch, tf.data.AUTOTUNE, deterministic=True).prefetch(2)
 
 

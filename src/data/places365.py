@@ -20,8 +20,8 @@ class Places365(Dataset):
     layout = "data_256/**/*.jpg for training and val_256/*.jpg for testing"
     url = "http://places2.csail.mit.edu/download.html (Small images (256 * 256), train and val)"
 
-    def __init__(self, folder, split, download=False):
-        self.folder = Path(folder)
+    def __init__(self, folder, split, download=False, size=None):
+        self.folder, self.size = Path(folder), size or self.size
         top = "data_256" if split == "train" else "val_256"
         if download and not (self.folder / top).exists():
             raise InputError(f"--download True: places365 is 30 GB, fetch it yourself from {self.url} into {folder}")
@@ -36,10 +36,7 @@ class Places365(Dataset):
         return len(self.ends)
 
     def __getitem__(self, index):
-        image = images.read_rgb(os.path.join(self.folder, self.name(index)))
-        if image.shape != (self.size, self.size, 3):  # a folder of one's own
-            image = images.fit(image, self.size)
-        return image
+        return images.fit(images.read_rgb(os.path.join(self.folder, self.name(index))), self.size)
 
     def name(self, index):
         start = self.ends[index - 1] + 1 if index else 0

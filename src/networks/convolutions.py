@@ -177,12 +177,12 @@ def _add_bias(x, bias):
 
 
 class Convolution(keras.layers.Conv2D):
-    """Keras' own, with padding "same", a square kernel and a bias; with `by_products` as this module's head says, where the
+    """Keras' own, with padding "same", a square kernel and a bias; with `matrix_products` as this module's head says, where the
     maps are square, small and of known size, as in training, and the channels many."""
-    by_products = False
+    matrix_products = False
 
     def call(self, x):
-        if not self.by_products:
+        if not self.matrix_products:
             return super().call(x)
         kernel, bias = (tf.convert_to_tensor(weight) for weight in (self.kernel, self.bias))
         stride, (height, width) = self.strides[0], x.shape[1:3]
@@ -201,10 +201,10 @@ class Convolution(keras.layers.Conv2D):
 
 class TransposedConvolution(keras.layers.Conv2DTranspose):
     """The same for Keras' transposed convolution."""
-    by_products = False
+    matrix_products = False
 
     def call(self, x):
-        if not self.by_products:
+        if not self.matrix_products:
             return super().call(x)
         kernel, bias = (tf.convert_to_tensor(weight) for weight in (self.kernel, self.bias))
         stride, (height, width) = self.strides[0], x.shape[1:3]

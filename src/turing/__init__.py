@@ -130,15 +130,15 @@ def run(options) -> int:
     same = known is not None and all(known.get(key) == value for key, value in test.items())
     test["seed"] = known["seed"] if same and options.seed_drawn else options.seed  # none asked for: go on with the last
     dataset = open_dataset(options.dataset, options.dataset_path, "test", options.download)
-    names, originals = draw(dataset, options.test_size, test["seed"])
-
     from src.checkpoints import load_for_inference
 
-    model = load_for_inference(options)
-    if model.size != dataset.size:
+    model, checkpoint = load_for_inference(options)
+    if model.config.network != dataset.network:
         raise InputError(f"{path}: this network is not for --dataset {options.dataset} ({dataset.size} pixels)")
+    dataset.size = model.size
+    names, originals = draw(dataset, options.test_size, test["seed"])
     lock = _only_one(folder)
-    test |= {"checkpoint": model.prefix.name, "step": int(model.step), "normalization": model.normalization,
+    test |= {"checkpoint": checkpoint.prefix.name, "step": checkpoint.step, "normalization": model.config.normalization,
              "images": hashlib.sha256(originals).hexdigest()}  # fmt: skip
     print(f"colorizing {len(names)} images (seed {test['seed']})", flush=True)
     pairs = list(map(Pair, names, originals, colorize(model, originals, options.batch_size)))

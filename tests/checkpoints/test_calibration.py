@@ -11,6 +11,7 @@ from src import checkpoints, networks
 from src.checkpoints import calibration
 from src.data import DATASETS, Demo, open_dataset
 from src.model import Model
+from src.networks import NetworkConfig
 from src.options import parse
 
 IMAGES = 37  # in batches of 16: the last one is smaller
@@ -24,13 +25,13 @@ def sample():
 @pytest.fixture(scope="module")
 def model(sample):
     """As of a checkpoint of the original: weights at work, moving statistics as they were made."""
-    model = Model("cifar10", filters=8, gray_range=255, normalization="batch", seed=3)
+    model = Model(NetworkConfig("cifar10", filters=8, gray_range=255, normalization="batch"), seed=3)
     generator = np.random.default_rng(0)
     for name, variable in model.state().items():
         if name.endswith(("gamma", "beta", "bias")):
             variable.assign_add(generator.normal(0, 0.3, variable.shape))
     assert calibration.calibrate(model, sample, batch_size=16) == IMAGES
-    model.normalization = "moving"
+    assert model.config.normalization == "moving"
     return model
 
 
@@ -77,6 +78,7 @@ def test_sample_leaves_out_gray_images_and_takes_no_more_than_there_are():
 
 
 def load(folder):
+    """(Model, Checkpoint)"""
     return checkpoints.load_for_inference(parse(["--dataset", "demo", "--checkpoints-path", str(folder)], "turing", DATASETS))
 
 
@@ -88,7 +90,7 @@ def report(folder):
 def test_original_calibrated_and_saved_as_one_of_ours(cli, tmp_path, monkeypatch):
     monkeypatch.setattr(Demo, "load", lambda *args, load=Demo.load: [np.array(part[::40]) for part in load(*args)])
     (tmp_path / "demo").mkdir()
-    original = Model("cifar10", "rgb", filters=4, gray_range=255, seed=2)
+    original = Model(NetworkConfig("cifar10", "rgb", filters=4, gray_range=255), seed=2)
     state = {name: tf.convert_to_tensor(value) for name, value in original.state().items()}
     tf.raw_ops.SaveV2(prefix=str(tmp_path / "demo" / "CGAN_demo"), tensor_names=list(state), tensors=list(state.values()),
                       shape_and_slices=[""] * len(state))
@@ -100,13 +102,13 @@ def test_original_calibrated_and_saved_as_one_of_ours(cli, tmp_path, monkeypatch
     assert "--calibrate 10000: there are only 87 training images; all are used." in printed
     assert f"--checkpoints-path {folder}" in printed
 
-    saved = load(folder)
-    assert (saved.normalization, saved.color_space, saved.gray_range) == ("moving", "rgb", 255)
+    saved, checkpoint = load(folder)
+    assert (saved.config.normalization, saved.config.color_space, saved.config.gray_range) == ("moving", "rgb", 255)
     gray, _ = saved.inputs(pixels(open_dataset("demo", "", "train")))
     np.testing.assert_allclose(saved.generator(gray, normalize=networks.moving_statistics),
                                saved.generator(gray, normalize=networks.batch_statistics), atol=1e-3)
-    assert load(tmp_path).normalization == "batch"  # the original is as it was
-    assert checkpoints.describe(saved.prefix)["images"] == open_dataset("demo", "", "train").fingerprint()
+    assert load(tmp_path)[0].config.normalization == "batch"  # the original is as it was
+    assert checkpoint.record["images"] == open_dataset("demo", "", "train").fingerprint()
 
 
 @pytest.mark.slow
@@ -116,7 +118,7 @@ def test_ours_calibrated_goes_on_training(cli, tiny_checkpoint):
                  "--calibrate", 50, "--save-calibrated", "True", "--normalization", "batch")
     assert result.code == 0, result.stderr
     assert report(tiny_checkpoint)["normalization"] == "batch"  # what is typed wins, for this evaluation
-    assert load(folder).normalization == "moving"
+    assert load(folder)[0].config.normalization == "moving"
     result = cli("train.py", *TINY, "--checkpoints-path", folder)
     assert result.code == 0, result.stderr
     assert "Going on from" in result.stdout and "finished" in result.stdout

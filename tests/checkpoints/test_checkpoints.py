@@ -18,6 +18,7 @@ from src import checkpoints
 from src.data import DATASETS
 from src.errors import InputError
 from src.model import Model
+from src.networks import NetworkConfig
 from src.options import parse
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
@@ -33,7 +34,7 @@ def bundle(prefix, tensors):
 
 def original(prefix, network="cifar10", optimizers=True, **arguments):
     """A small checkpoint as the original program saves one, and the model whose weights it has."""
-    model = Model(network, filters=4, gray_range=255, normalization="batch", seed=5, **arguments)
+    model = Model(NetworkConfig(network, filters=4, gray_range=255, normalization="batch", **arguments), seed=5)
     if optimizers and model.discriminator:
         model.prepare_training()
     tensors = {name: v for name, v in model.state().items() if not name.endswith("/iterations")}
@@ -45,6 +46,7 @@ def original(prefix, network="cifar10", optimizers=True, **arguments):
 
 
 def opened(folder, dataset="cifar10", *more):
+    """(Model, Checkpoint)"""
     return checkpoints.load_for_inference(parse(
         ["--dataset", dataset, "--checkpoints-path", str(folder), *more], "evaluate", DATASETS))
 
@@ -54,19 +56,21 @@ def opened(folder, dataset="cifar10", *more):
 def test_the_originals_checkpoint(tmp_path, where, optimizers):
     model = original(tmp_path / where / "CGAN_cifar10", optimizers=optimizers)
     for path in (tmp_path, tmp_path / where, tmp_path / where / "CGAN_cifar10"):  # parent, folder, prefix
-        loaded = opened(path)
-        assert (loaded.gray_range, loaded.normalization, loaded.color_space, loaded.step) == (255, "batch", "lab", 7)
+        loaded, checkpoint = opened(path)
+        config = loaded.config
+        assert (config.gray_range, config.normalization, config.color_space, checkpoint.step) == (255, "batch", "lab", 7)
         np.testing.assert_array_equal(loaded.colorize(IMAGES), model.colorize(IMAGES))
-    assert opened(tmp_path, "cifar10", "--normalization", "moving", "--color-space", "rgb").normalization == "moving"
+    config = opened(tmp_path, "cifar10", "--normalization", "moving", "--color-space", "rgb")[0].config
+    assert (config.normalization, config.color_space) == ("moving", "rgb")
 
 
 def test_without_a_discriminator_and_with_the_patch_one(tmp_path):
     original(tmp_path / "a" / "CGAN_cifar10", discriminator=None)
-    loaded = opened(tmp_path / "a")
+    loaded, _ = opened(tmp_path / "a")
     assert loaded.discriminator is None and set(loaded.evaluate(IMAGES)[1]) == {"gen_loss_l1"}
     for kind in ("deep", "patch"):
         original(tmp_path / kind / "CGAN_places365", "places365", discriminator=kind)
-        assert opened(tmp_path / kind, "places365").record["discriminator"] == kind
+        assert opened(tmp_path / kind, "places365")[0].config.discriminator == kind
 
 
 def changed(change):
@@ -88,14 +92,14 @@ def changed(change):
     (lambda t: [t.pop(name) for name in list(t)[:]] and t.update({"dense/kernel": np.zeros((2, 2))}),
      ["no checkpoint of colorization networks", "dense/kernel"])])
 def test_what_does_not_fit_is_refused(tmp_path, change, words):
-    bundle(tmp_path / "cifar10" / "CGAN_cifar10", changed(change)(Model("cifar10", filters=4)))
+    bundle(tmp_path / "cifar10" / "CGAN_cifar10", changed(change)(Model(NetworkConfig("cifar10", filters=4))))
     with pytest.raises(InputError) as error:
         opened(tmp_path)
     assert all(word in str(error.value) for word in words), error.value
 
 
 def test_nothing_is_half_loaded(tmp_path):
-    model = Model("cifar10", filters=4)
+    model = Model(NetworkConfig("cifar10", filters=4))
     before = {name: v.numpy() for name, v in model.state().items()}
     prefix = bundle(tmp_path / "x", changed(lambda t: t.update({
         "gen/conv0/kernel": np.ones((4, 4, 1, 4), np.float32), "gen/conv_last/bias": np.zeros(4, np.float32)}))(model))
@@ -132,15 +136,15 @@ def test_a_generator_to_pass_on(tiny_checkpoint, tmp_path, cli):
     assert names and all(name.startswith("gen/") and "Adam" not in name for name in names)
     assert checkpoints.read(prefix, ["gen/conv0/kernel"])["gen/conv0/kernel"].dtype == np.float16
     assert "_path" not in checkpoints.read(prefix, ["record"])["record"].decode()
-    whole, small = opened(tiny_checkpoint, "demo"), opened(tmp_path, "demo")
-    assert small.prefix == prefix and small.step == whole.step == 2
+    (whole, _), (small, checkpoint) = opened(tiny_checkpoint, "demo"), opened(tmp_path, "demo")
+    assert checkpoint.prefix == prefix and checkpoint.step == small.step == whole.step == 2
     assert np.abs(small.colorize(IMAGES).astype(int) - whole.colorize(IMAGES)).max() <= 1
 
     result = cli("test-eval.py", "--dataset", "demo", "--checkpoints-path", tmp_path)
     assert result.code == 0 and "published generator" in result.stdout and "no discriminator" in result.stdout
     result = cli("train.py", *TINY, "--checkpoints-path", tmp_path, "--sample", "0", "--validate", "0")
     assert result.code == 0 and "Going on" not in result.stdout
-    assert opened(tmp_path, "demo").prefix.name == "CGAN_demo-2" and prefix.with_name("pretrained.index").exists()
+    assert opened(tmp_path, "demo")[1].prefix.name == "CGAN_demo-2" and prefix.with_name("pretrained.index").exists()
 
 
 def test_the_generator_that_comes_with_the_repository(tmp_path, cli):
@@ -185,10 +189,10 @@ def spoil(path, how):
 @pytest.mark.parametrize("suffix", ["index", "data-00000-of-00001"])
 def test_a_damaged_checkpoint_is_said_and_the_one_before_is_used(two, capsys, suffix, how):
     spoil(two / f"CGAN_demo-2.{suffix}", how)
-    assert opened(two.parent, "demo").prefix.name == "CGAN_demo-1"
+    assert opened(two.parent, "demo")[1].prefix.name == "CGAN_demo-1"
     assert "WARNING" in (err := capsys.readouterr().err) and "CGAN_demo-2" in err
     spoil(two / "CGAN_demo-1.index", "cut")
-    with pytest.raises(InputError, match="none of its 2 checkpoints can be read"):
+    with pytest.raises(InputError, match="none of the 2 checkpoints there can be read"):
         opened(two.parent, "demo")
 
 
@@ -209,21 +213,21 @@ def test_the_state_file_is_not_needed(two, contents):
     (two / "checkpoint").unlink()
     if contents is not None:
         (two / "checkpoint").write_text(contents)
-    assert opened(two.parent, "demo").prefix.name == "CGAN_demo-2"
+    assert opened(two.parent, "demo")[1].prefix.name == "CGAN_demo-2"
 
 
 def test_saving_keeps_the_last_few_and_clears_leftovers(tmp_path):
     (tmp_path / ".saving-CGAN_demo-9").mkdir(parents=True)
     (tmp_path / ".saving-CGAN_demo-9" / "part").write_text("left by a killed run")
     original(tmp_path / "CGAN_demo")
-    folder, model = checkpoints.RunFolder(tmp_path, "CGAN", "demo", keep=2), Model("cifar10", filters=4)
+    folder, model = checkpoints.RunFolder(tmp_path, "CGAN", "demo", keep=2), Model(NetworkConfig("cifar10", filters=4))
     for step in (5, 10, 100):
         model.step.assign(step)
         folder.save(model, {"dataset": "demo"})
     assert [prefix.name for prefix in folder.checkpoints()] == ["CGAN_demo-100", "CGAN_demo-10", "CGAN_demo"]
     assert not list(tmp_path.glob(".saving*"))
-    record = checkpoints.describe(tmp_path / "CGAN_demo-100")
-    assert record["step"] == 100 and record["dataset"] == "demo" and record["filters"] == 4
+    checkpoint = checkpoints.describe(tmp_path / "CGAN_demo-100")
+    assert (checkpoint.step, checkpoint.record["dataset"], checkpoint.config.filters) == (100, "demo", 4)
     stored = json.loads(checkpoints.read(tmp_path / "CGAN_demo-100", ["record"])["record"])
     assert stored["network"] == "cifar10"
 
@@ -232,6 +236,7 @@ FULL = """
 import resource, sys, signal
 from src import checkpoints
 from src.model import Model
+from src.networks import NetworkConfig
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))  # as if the disk were full: a write fails half way
 import main

@@ -16,16 +16,17 @@ from pathlib import Path
 from src import checkpoints
 from src.errors import InputError
 from src.model import Model
+from src.networks import NetworkConfig
 
-model = Model("cifar10", filters=2)
+model = Model(NetworkConfig("cifar10", filters=2))
 model.prepare_training()
-checkpoints.save(model, sys.argv[1], {"dataset": "demo", "options": {"seed": 1}})
+checkpoints.save(model.state(), model.config, sys.argv[1], {"dataset": "demo", "options": {"seed": 1}})
 print("ready", flush=True)
 for line in sys.stdin:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     try:
-        record = checkpoints.describe(Path(line.strip()))
-        assert record["filters"] == 2 and record["network"] == "cifar10"
+        config = checkpoints.describe(Path(line.strip())).config
+        assert config.filters == 2 and config.network == "cifar10"
         checkpoints.restore(model, Path(line.strip()))
         answer = "used"
     except InputError as error:

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from src.model import Model
-from src.networks import convolutions
+from src.networks import NetworkConfig, convolutions
 from src.networks.convolutions import Convolution, TransposedConvolution
 
 
@@ -17,12 +17,12 @@ from src.networks.convolutions import Convolution, TransposedConvolution
     (Convolution, keras.layers.Conv2D, 4, 1), (Convolution, keras.layers.Conv2D, 2, 2),
     (TransposedConvolution, keras.layers.Conv2DTranspose, 8, 2), (TransposedConvolution, keras.layers.Conv2DTranspose, 4, 2),
     (TransposedConvolution, keras.layers.Conv2DTranspose, 1, 2)])
-def test_convolutions_by_products_are_keras_own(ours, keras_own, side, stride, kernel_size, monkeypatch):
+def test_convolutions_matrix_products_are_keras_own(ours, keras_own, side, stride, kernel_size, monkeypatch):
     """Forward and in every gradient; on a map of unknown size as well."""
     monkeypatch.setattr(convolutions, "WIDE", 5)
     x = tf.constant(np.random.default_rng(0).normal(size=(3, side, side, 5)), tf.float32)
     layers, found = [make(6, kernel_size, stride, "same") for make in (ours, keras_own)], []
-    layers[0].by_products = True
+    layers[0].matrix_products = True
     layers[0].build(x.shape)
     layers[1].build(x.shape)
     layers[1].set_weights([weight + 0.1 for weight in layers[0].get_weights()])  # a bias as well
@@ -46,7 +46,7 @@ def test_gradients_of_biases_are_whole_sums(ours, wide, precision, monkeypatch):
     """Thousands of like numbers, whose sum in 16 bits would stop growing on the way."""
     monkeypatch.setattr(convolutions, "WIDE", wide)
     layer = ours(2, 4, 2, "same", dtype=precision)
-    layer.by_products = True
+    layer.matrix_products = True
     layer.build((None, None, None, 2))
     with tf.GradientTape() as tape:
         y = layer(tf.zeros((128, 8, 8, 2)))
@@ -54,12 +54,12 @@ def test_gradients_of_biases_are_whole_sums(ours, wide, precision, monkeypatch):
     np.testing.assert_allclose(tape.gradient(loss, layer.bias.value), np.full(2, np.prod(y.shape[:3])), rtol=1e-2)
 
 
-@pytest.mark.parametrize("jit, gpus, by_products", [(False, [], True), (True, [], False), (False, ["GPU"], False)])
-def test_products_are_for_the_cpu_without_xla(jit, gpus, by_products, monkeypatch):
+@pytest.mark.parametrize("jit, gpus, matrix_products", [(False, [], True), (True, [], False), (False, ["GPU"], False)])
+def test_products_are_for_the_cpu_without_xla(jit, gpus, matrix_products, monkeypatch):
     """As many matrix products would keep a GPU waiting, and XLA compiling."""
     monkeypatch.setattr(tf.config, "get_visible_devices", lambda kind=None: gpus)
-    model = Model("cifar10", filters=4, jit=jit)
-    assert all(layer.by_products is by_products for layer, _ in [*model.generator.encoder, *model.generator.decoder])
+    model = Model(NetworkConfig("cifar10", filters=4), jit=jit)
+    assert all(layer.matrix_products is matrix_products for layer, _ in [*model.generator.encoder, *model.generator.decoder])
 
 
 @pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16", "mixed_float16"])

@@ -1,0 +1,58 @@
+"""Opening a checkpoint for evaluation and use."""
+
+import dataclasses
+from pathlib import Path
+
+from src import devices
+from src.checkpoints.reading import describe, restore
+from src.checkpoints.runs import candidates, first_readable
+from src.errors import InputError
+from src.model import Model
+
+PUBLISHED = "pretrained"  # the name of a generator that comes with this repository: training, which saves others, ignores it
+
+
+def load(prefix, precision="float32", averaged=True, **changes):
+    """Opens one checkpoint, PREFIX.index and PREFIX.data-*, ours or the original's, for inference.
+
+    Args:
+        precision: of the arithmetic, as of Model.
+        averaged: take the moving average of the generator's weights if the checkpoint has one.
+        changes: fields of NetworkConfig to override; None means as in the checkpoint. An original's color space, which
+            it does not tell, is "lab" unless given.
+    Returns: (Model, Checkpoint). InputError if it cannot be opened, or does not fit.
+    """
+    checkpoint = describe(prefix)
+    if "color_space" in checkpoint.record:
+        changes.pop("color_space", None)
+    config = dataclasses.replace(checkpoint.config, **{name: value for name, value in changes.items() if value})
+    model = Model(config, precision)
+    restore(model, prefix, averaged=averaged and checkpoint.averaged)
+    model.step.assign(checkpoint.step)
+    return model, checkpoint
+
+
+def load_for_inference(options):
+    """Opens the newest readable checkpoint that the options name, ours or the original's, on the first of their devices.
+
+    Returns: (Model, Checkpoint).
+    """
+    devices.select(options.gpu_ids[:1])
+    if devices.cluster():
+        print("Only training uses several workers: this process works alone, on everything.", flush=True)
+    if len(options.gpu_ids) > 1:
+        print("Only training uses several devices: this takes one.", flush=True)
+    path = options.checkpoints_path
+
+    def find():
+        return [path] if Path(f"{path}.index").is_file() else candidates(path, options.name, options.dataset)
+
+    if not find() and Path(path, f"{PUBLISHED}.index").is_file():
+        print(f"{path}: no run of your own; the published generator is taken.", flush=True)
+        path /= PUBLISHED
+    changes = {name: getattr(options, name, None) for name in ("color_space", "normalization", "image_size")}
+    opened = first_readable(find, lambda prefix: load(prefix, averaged=options.averaged, **changes))
+    if not opened:
+        raise InputError(f"{path}: no checkpoint {options.name}_{options.dataset} here; train one (python train.py --dataset "
+                         f"{options.dataset}), or name another folder or prefix with --checkpoints-path")
+    return opened

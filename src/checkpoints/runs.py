@@ -1,0 +1,112 @@
+"""A training run's folder: its checkpoints found, saved and pruned, under a lock."""
+
+import contextlib
+import fcntl
+import os
+import re
+import shutil
+import socket
+import sys
+from pathlib import Path
+
+from src.checkpoints.reading import Unreadable
+from src.checkpoints.writing import save
+from src.errors import InputError
+
+
+def candidates(folder, name, dataset):
+    """The checkpoints NAME_DATASET[-STEP] in a folder, newest (highest step) first; one without a step is the oldest.
+
+    The files themselves are looked at: TensorFlow's `checkpoint` state file may be missing, garbled or behind.
+    """
+    pattern = re.compile(re.escape(f"{name}_{dataset}") + r"(?:-(\d+))?\.index")
+    found = [(int(match[1] or -1), Path(folder) / path[:-len(".index")])
+             for path in (os.listdir(folder) if Path(folder).is_dir() else ()) if (match := pattern.fullmatch(path))]
+    return [prefix for _, prefix in sorted(found, reverse=True)]
+
+
+def first_readable(find, use):
+    """Returns use(prefix) of the first prefix of find() that is not Unreadable, and says loudly which ones are; None if there
+    is no prefix at all.
+
+    It looks again after each: a training that goes on in the folder drops old checkpoints and adds new ones.
+    """
+    failed = {}
+    while prefixes := [prefix for prefix in find() if prefix not in failed]:
+        for prefix, error in failed.items():
+            if error and Path(f"{prefix}.index").exists():
+                print(f"WARNING: {error}; {prefixes[0].name} is tried", file=sys.stderr, flush=True)
+            failed[prefix] = None  # said
+        try:
+            return use(prefixes[0])
+        except Unreadable as error:
+            failed[prefixes[0]] = error
+    if not failed:
+        return None
+    last = next(error for error in failed.values() if error)
+    if len(failed) == 1:
+        raise last
+    raise InputError(f"{last}; none of the {len(failed)} checkpoints there can be read. Another --checkpoints-path or --name "
+                     "starts afresh")
+
+
+class RunFolder:
+    """The folder of a training run: locked against a second run, its checkpoints saved, pruned and found again.
+
+    Args:
+        write: whether this process is the one to write there; if not, nothing is touched, not even the lock.
+    """
+
+    def __init__(self, folder, name, dataset, keep, write=True):
+        self.path, self.keep, self.base = Path(folder), keep, (name, dataset)
+        if not write:
+            return
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            longest = len(os.fsencode(f"{name}_{dataset}-{10 ** 9}.data-00000-of-00001"))
+            if longest > (most := os.pathconf(self.path, "PC_NAME_MAX")):
+                raise InputError(f"--name {name}: a checkpoint's file would have a name of {longest} bytes, and {self.path} "
+                                 f"takes {most}; give a shorter one")
+            self.lock = open(self.path / ".lock", "ab+", buffering=0)  # noqa: SIM115  held as long as the process lives
+            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel drops it when its owner dies
+            self.lock.truncate(0)
+            self.lock.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
+        except BlockingIOError as error:
+            self.lock.seek(0)
+            owner = self.lock.read().decode(errors="replace").strip()
+            raise InputError(f"{self.path}: another run is training here ({owner}); stop it, or choose another folder with "
+                             "--checkpoints-path") from error
+        except OSError as error:
+            raise InputError(f"{self.path}: training cannot write here ({error.strerror}); make room, or choose another folder "
+                             "with --checkpoints-path") from error
+        self._clear()
+
+    def _clear(self):
+        """Removes what a killed run left half done."""
+        for leftover in self.path.glob(".saving-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        data = re.compile(f"({re.escape('_'.join(self.base))}-\\d+)" + r"\.data-\d+-of-\d+")
+        orphans = [path for path in self.path.iterdir()
+                   if (match := data.fullmatch(path.name)) and not (self.path / f"{match[1]}.index").exists()]
+        for leftover in [*orphans, *self.path.glob(".*.part"), *self.path.glob("samples/.*.part")]:
+            with contextlib.suppress(OSError):
+                leftover.unlink()
+
+    def checkpoints(self):
+        return candidates(self.path, *self.base)
+
+    def save(self, model, record):
+        """Saves the model at its step, and drops the oldest checkpoints beyond `keep`."""
+        prefix = self.path / f"{'_'.join(self.base)}-{int(model.step.numpy())}"
+        save(model.state(), model.config, prefix, record)
+        self.prune(prefix)
+
+    def prune(self, newest):
+        """Drops what is older than the `keep` newest checkpoints from this one on, which is a good one."""
+        # Not the original's, which has no step, nor newer ones that could not be read: they would push out the good ones.
+        ours = [found for found in self.checkpoints() if found.name != "_".join(self.base)]
+        for old in ours[ours.index(newest) if newest in ours else len(ours):][self.keep:]:
+            files = [path for path in self.path.iterdir() if path.name.startswith(f"{old.name}.")]
+            for file in sorted(files, reverse=True):  # "index" before "data"
+                with contextlib.suppress(OSError):
+                    file.unlink()

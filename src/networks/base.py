@@ -1,0 +1,28 @@
+"""What both networks share: convolutions under the names of the original's checkpoints."""
+
+from src.backend import keras
+from src.networks.convolutions import Convolution, TransposedConvolution
+
+LEAK = 0.2  # LeakyReLU's slope
+
+
+class Network(keras.Model):
+    """Convolutions named as in the original's checkpoints, so that a variable has one name everywhere."""
+
+    def __init__(self, name, kernel_size, dtype, matrix_products):
+        super().__init__(name=name, dtype=dtype)
+        self.kernel_size, self.precision, self.matrix_products = kernel_size, dtype, matrix_products
+        self.built = True
+
+    def convolution(self, name, channels, filters, stride=1, kernel_size=None, transposed=False):
+        kind = TransposedConvolution if transposed else Convolution
+        layer = kind(filters, kernel_size or self.kernel_size, stride, "same", name=name, dtype=self.precision,
+                     kernel_initializer=keras.initializers.VarianceScaling(1.0, "fan_in", "truncated_normal"))
+        layer.matrix_products = self.matrix_products
+        layer.build((None, None, None, channels))
+        return layer
+
+    def by_name(self):
+        """Returns a dict of every variable by the name it has in a checkpoint, such as "gen/conv0/kernel"."""
+        return {f"{self.name}/{layer.name}/{variable.name}": variable
+                for layer in self._flatten_layers(include_self=False) for variable in layer.variables}

@@ -1,0 +1,42 @@
+"""What ends a training run from outside: SIGTERM, Ctrl-C, and Slurm's SIGUSR1."""
+
+import os
+import signal
+import threading
+
+from src import devices
+
+
+class Signals:
+    """SIGTERM and the first SIGINT (under Slurm also SIGUSR1) end the loop after the current iteration; of several workers,
+    one's end that of all, after the same iteration. A second SIGINT ends the process at once."""
+
+    EVERY = 10  # iterations between two times that several workers ask each other
+
+    def __init__(self, strategy):
+        self.strategy, self.received = strategy, None
+
+    def stop(self, step):
+        """Whether to stop before iteration `step`."""
+        if not devices.several_workers(self.strategy):
+            return bool(self.received)
+        if step % self.EVERY == 0 and int(devices.total(self.strategy, int(bool(self.received)))):
+            self.received = self.received or signal.SIGTERM
+            return True
+        return False
+
+    def __enter__(self):
+        numbers = [signal.SIGTERM, signal.SIGINT] + ([signal.SIGUSR1] if "SLURM_JOB_ID" in os.environ else [])
+        # Elsewhere than in the main thread Python admits no handlers.
+        main = threading.current_thread() is threading.main_thread()
+        self.before = {number: signal.signal(number, self.receive) for number in numbers if main}
+        return self
+
+    def receive(self, number, _):
+        if self.received and number == signal.SIGINT:
+            os._exit(128 + signal.SIGINT)
+        self.received = signal.SIGTERM if number == signal.SIGUSR1 else signal.Signals(number)
+
+    def __exit__(self, *_):
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
