@@ -1,169 +1,48 @@
-"""Convolutional layers that know when a CPU is faster with matrix products than with its own convolution routines.
+"""Convolutional layers that compute small, wide maps by matrix products, where a CPU's convolution routines are slow.
 
-Every kernel connects a large map (N, H, H, C) with a small one (N, h, h, C'), H = h * stride: a convolution goes from the
-large to the small one, a transposed convolution back. The routines lose time to padding (44% of what a 4x4 kernel sees between
-a map of 4x4 and one of 2x2) and in gradients of kernels. Here the columns that a pixel of the small map sees are gathered, and
-then each row of the kernel is one matrix product, over those rows that meet no padding: slices of what was gathered, not
-copies. A column at the edge has a product of its own, without what it would see of padding.
+A "same" convolution connects a large map (N, H, H, C) with a small one (N, h, h, C'), H = h * stride; a transposed one goes
+back. Each of the kernel's k * k taps connects some pixels of the one with some of the other, and is one matrix product:
+
+    4x4 kernel, stride 2, H = 4, h = 2, in one dimension (padding: . )
+
+        large   .  0  1  2  3  .        small pixel 0 sees   .  0  1  2
+        tap     0  1  2  3              small pixel 1 sees   1  2  3  .
+                      0  1  2  3
+    so tap 0 connects only (1, 1), tap 1 connects (0, 0) and (2, 1), tap 2 (1, 0) and (3, 1), tap 3 (2, 0).
+
+    product of a tap:  (pixels that it connects * N, C) x (C, C')  ->  added to the pixels at its other end.
+
+What meets padding is left out: of what a 4x4 kernel sees between 4x4 and 2x2 pixels, 44% is padding. TensorFlow derives the
+gradients, which are products of the same kind.
 """
-
-import functools
-import itertools
-from typing import NamedTuple
 
 from src.backend import keras, tf
 
-SMALL = 8  # pixels, the side of the larger map; above, only the gradient of the kernel is faster by products
-MIDDLE = 16  # and above this, nothing is
+SMALL = 8  # pixels, the side of the larger map; above, the routines are faster
 WIDE = 128  # channels of the narrower map; below, the products are over before they have begun
 
 
-class _Row(NamedTuple):
-    """A row of the kernel: which rows of the small map, and of the large one in phase order, it connects."""
-    tap: int
-    small: slice
-    large: slice
-
-
-class _Connections:
-    """Which pixels a "same" convolution of k x k pixels connects: small pixel i sees the large ones stride * i + tap - before.
-
-    The large map's rows are in phase order here (0, 2, 4, ..., 1, 3, 5, ... with stride 2), so that those which a row of
-    the kernel sees lie next to each other.
-    """
-
-    def __init__(self, kernel_size, stride, side):
-        self.stride, self.large, self.small = stride, side, side // stride
-        self.taps = kernel_size
-        before = max((self.small - 1) * stride + kernel_size - side, 0) // 2  # padding
-        seen = [{tap: stride * i + tap - before for tap in range(kernel_size) if 0 <= stride * i + tap - before < side}
-                for i in range(self.small)]
-        # Columns: for each set of taps the large columns (j, taps) that the small columns j see, which see no padding.
-        self.groups = [(list(taps), [list(columns.values()) for columns in group])
-                       for taps, group in itertools.groupby(seen, key=tuple)]
-        self.rows = []
-        for tap in range(kernel_size):
-            if small := [i for i in range(self.small) if tap in seen[i]]:  # else it sees nothing but padding
-                first = seen[small[0]][tap]
-                first = first % stride * self.small + first // stride
-                self.rows.append(_Row(tap, slice(small[0], small[-1] + 1), slice(first, first + len(small))))
-
-    # Both maps as lists, for each group (rows, N * columns, channels)
-
-    def of_large(self, x):
-        """(N, H, H, C) -> for each group (H, N * columns, taps * C)."""
-        channels = x.shape[3]
-        x = tf.transpose(tf.reshape(x, (-1, self.small, self.stride, self.large * channels)), (2, 1, 0, 3))
-        x = tf.reshape(x, (self.large, -1, self.large, channels))
-        return [tf.reshape(tf.gather(x, columns, axis=2), (self.large, -1, len(taps) * channels))
-                for taps, columns in self.groups]
-
-    def of_small(self, x):
-        """(N, h, h, C') -> for each group (h, N * columns, C')."""
-        channels = x.shape[3]
-        x = tf.transpose(tf.reshape(x, (-1, self.small, self.small * channels)), (1, 0, 2))
-        x = tf.split(tf.reshape(x, (self.small, -1, self.small, channels)),
-                     [len(columns) for _, columns in self.groups], axis=2)
-        return [tf.reshape(part, (self.small, -1, channels)) for part in x]
-
-    # The three products
-
-    def reduce(self, large, kernel):
-        """`of_large`, kernel (k, k, C, C') -> the small map (N, h, h, C')."""
-        channels, rows = kernel.shape[3], [[] for _ in range(self.small)]
-        kernel = tf.reshape(kernel, (self.taps ** 2, -1, channels))  # so that its slices are no copies either
-        for x, (taps, columns) in zip(large, self.groups):
-            products = [[] for _ in range(self.small)]
-            for row in self.rows:
-                first = row.tap * self.taps + taps[0]
-                _deal(tf.matmul(_flat(x[row.large]), _flat(kernel[first:first + len(taps)])), products[row.small])
-            for row, some in zip(rows, products):
-                row.append(tf.reshape(tf.add_n(some), (-1, len(columns) * channels)))
-        return tf.reshape(tf.concat(list(itertools.chain(*rows)), 1), (-1, self.small, self.small, channels))
-
-    def spread(self, small, kernel):
-        """`of_small`, kernel (k, k, C, C') -> the large map (N, H, H, C): adjoint to `reduce`."""
-        channels, pixels = kernel.shape[2], [[[] for _ in range(self.large)] for _ in range(self.large)]
-        # Once, before it is cut: products with a matrix yet to be transposed take a third longer.
-        kernel = tf.transpose(tf.reshape(kernel, (self.taps, -1, kernel.shape[3])), (0, 2, 1))
-        for y, (taps, columns) in zip(small, self.groups):
-            products = [[] for _ in range(self.large)]
-            for row in self.rows:
-                weights = kernel[row.tap, :, taps[0] * channels:(taps[-1] + 1) * channels]
-                _deal(tf.matmul(_flat(y[row.small]), weights), products[row.large])
-            columns = list(itertools.chain(*columns))
-            for row, some in zip(pixels, products):
-                parts = tf.reshape(tf.add_n(some), (-1, len(columns) * channels))
-                for column, part in zip(columns, tf.split(parts, len(columns), axis=1)):
-                    row[column].append(part)
-        rows = [pixels[i % self.stride * self.small + i // self.stride] for i in range(self.large)]  # out of phase order
-        x = tf.concat([tf.add_n(some) for row in rows for some in row], 1)
-        return tf.reshape(x, (-1, self.large, self.large, channels))
-
-    def correlate(self, large, small):
-        """`of_large`, `of_small` -> the gradient of the kernel (k, k, C, C')."""
-        channels = small[0].shape[2]
-        pixels = [[] for _ in range(self.taps ** 2)]
-        for x, y, (taps, _) in zip(large, small, self.groups):
-            for row in self.rows:
-                product = tf.matmul(_flat(x[row.large]), _flat(y[row.small]), transpose_a=True)
-                first = row.tap * self.taps + taps[0]
-                _deal(product, pixels[first:first + len(taps)])
-        zeros = tf.zeros_like(next(filter(None, pixels))[0])  # where is only padding
-        kernel = tf.stack([tf.add_n(some) if some else zeros for some in pixels])
-        return tf.reshape(kernel, (self.taps, self.taps, -1, channels))
-
-
-def _flat(x):
-    return tf.reshape(x, (-1, x.shape[-1]))
-
-
-def _deal(product, lists):
-    """Appends a part of the product, of its rows, to each of the lists."""
-    for some, part in zip(lists, tf.unstack(tf.reshape(product, (len(lists), -1, product.shape[1])))):
-        some.append(part)
-
-
-_connections = functools.cache(_Connections)
-
-
-def _to_small(x, kernel, stride):
-    """A "same" convolution: x (N, H, H, C), kernel (k, k, C, C') -> (N, H/s, H/s, C')."""
-    between = _connections(kernel.shape[0], stride, x.shape[1])
-
-    @tf.custom_gradient
-    def convolve(x, kernel):
-        def gradient(dy):
-            dy_of_small = between.of_small(dy)
-            dx = (between.spread(dy_of_small, kernel) if between.large <= SMALL else
-                  tf.nn.conv2d_transpose(dy, kernel, tf.shape(x), stride, "SAME"))
-            return dx, between.correlate(between.of_large(x), dy_of_small)
-
-        if between.large <= SMALL:
-            return between.reduce(between.of_large(x), kernel), gradient
-        return tf.nn.conv2d(x, kernel, stride, "SAME"), gradient
-
-    return convolve(x, kernel)
-
-
-def _to_large(x, kernel, stride):
-    """A "same" transposed convolution: x (N, h, h, C'), kernel (k, k, C, C') -> (N, hs, hs, C)."""
-    between = _connections(kernel.shape[0], stride, x.shape[1] * stride)
-
-    @tf.custom_gradient
-    def convolve(x, kernel):
-        def gradient(dy):
-            dy_of_large = between.of_large(dy)
-            dx = (between.reduce(dy_of_large, kernel) if between.large <= SMALL else
-                  tf.nn.conv2d(dy, kernel, stride, "SAME"))
-            return dx, between.correlate(dy_of_large, between.of_small(x))
-
-        if between.large <= SMALL:
-            return between.spread(between.of_small(x), kernel), gradient
-        shape = (tf.shape(x)[0], between.large, between.large, kernel.shape[2])
-        return tf.nn.conv2d_transpose(x, kernel, shape, stride, "SAME"), gradient
-
-    return convolve(x, kernel)
+def _by_taps(x, kernel, stride, transposed=False):
+    """A "same" convolution: x (N, H, H, C), kernel (k, k, C, C') -> (N, h, h, C'); or a transposed one: x (N, h, h, C'), the
+    same kernel -> (N, H, H, C)."""
+    k, side, channels = kernel.shape[0], x.shape[1], x.shape[3]
+    large, small = (side * stride, side) if transposed else (side, side // stride)
+    padding = max((small - 1) * stride + k - large, 0) // 2
+    connected = [[(stride * i + tap - padding, i) for i in range(small) if 0 <= stride * i + tap - padding < large]
+                 for tap in range(k)]  # in one dimension: pairs of pixels of the large and the small map
+    pixels = tf.unstack(tf.transpose(tf.reshape(x, (-1, side * side, channels)), (1, 0, 2)))  # (N, C) each
+    result_side = large if transposed else small
+    sums = [[] for _ in range(result_side ** 2)]  # (N, C') each
+    for i, weights in enumerate(tf.unstack(tf.reshape(kernel, (k * k, *kernel.shape[2:])))):
+        pairs = [(top * large + left, y * small + x) for top, y in connected[i // k] for left, x in connected[i % k]]
+        if not pairs:
+            continue  # it sees nothing but padding
+        sources, targets = zip(*(pair[::-1] if transposed else pair for pair in pairs))
+        products = tf.matmul(tf.concat([pixels[j] for j in sources], 0), weights, transpose_b=transposed)
+        for j, product in zip(targets, tf.unstack(tf.reshape(products, (len(pairs), -1, products.shape[1])))):
+            sums[j].append(product)
+    result = tf.transpose(tf.stack([tf.add_n(some) for some in sums]), (1, 0, 2))  # (N, h * h, C')
+    return tf.reshape(result, (-1, result_side, result_side, result.shape[2]))
 
 
 @tf.custom_gradient
@@ -176,23 +55,31 @@ def _add_bias(x, bias):
     return tf.nn.bias_add(x, bias), gradient
 
 
+def _flat(x):
+    return tf.reshape(x, (-1, x.shape[-1]))
+
+
+def _suits_products(x, kernel, stride, larger_side):
+    """Whether maps are square and small, as they are in training, the channels many, and no pixel is left out by all taps."""
+    return (x.shape[1] == x.shape[2] and larger_side and larger_side <= SMALL and larger_side % stride == 0
+            and min(kernel.shape[2:]) >= WIDE and kernel.shape[0] >= stride)
+
+
 class Convolution(keras.layers.Conv2D):
-    """Keras' own, with padding "same", a square kernel and a bias; with `matrix_products` as this module's head says, where the
-    maps are square, small and of known size, as in training, and the channels many."""
+    """Keras' own, with padding "same", a square kernel and a bias; with `matrix_products` as this module's head says."""
     matrix_products = False
 
     def call(self, x):
         if not self.matrix_products:
             return super().call(x)
-        kernel, bias = (tf.convert_to_tensor(weight) for weight in (self.kernel, self.bias))
-        stride, (height, width) = self.strides[0], x.shape[1:3]
-        if _are_many(kernel, stride) and height == width and height and height <= MIDDLE and height % stride == 0:
-            return _add_bias(_to_small(x, kernel, stride), bias)
+        kernel, bias, stride = tf.convert_to_tensor(self.kernel), tf.convert_to_tensor(self.bias), self.strides[0]
+        if _suits_products(x, kernel, stride, x.shape[1]):
+            return _add_bias(_by_taps(x, kernel, stride), bias)
         return _add_bias(tf.nn.conv2d(x, kernel, stride, "SAME"), bias)
 
     def of_parts(self, parts):
-        """Of the concatenation of `parts` (N, H, W, C), which is not made: it would be the largest map of all. For kernels of
-        one pixel; in float32, for the bias's gradient is the sum of the result's."""
+        """Of the concatenation of `parts` (N, H, W, C), without concatenating them, since that map would be the largest of
+        the network. For kernels of one pixel. In float32, because the bias's gradient is the sum over the result's."""
         kernels = tf.split(tf.cast(self.kernel, self.compute_dtype)[0, 0], [part.shape[-1] for part in parts])
         y = tf.add_n([tf.matmul(_flat(part), kernel) for part, kernel in zip(parts, kernels)])
         y = tf.reshape(y, tf.concat([tf.shape(parts[0])[:-1], y.shape[1:]], 0))
@@ -206,13 +93,7 @@ class TransposedConvolution(keras.layers.Conv2DTranspose):
     def call(self, x):
         if not self.matrix_products:
             return super().call(x)
-        kernel, bias = (tf.convert_to_tensor(weight) for weight in (self.kernel, self.bias))
-        stride, (height, width) = self.strides[0], x.shape[1:3]
-        if _are_many(kernel, stride) and height == width and height and height * stride <= MIDDLE:
-            return _add_bias(_to_large(x, kernel, stride), bias)
+        kernel, bias, stride = tf.convert_to_tensor(self.kernel), tf.convert_to_tensor(self.bias), self.strides[0]
+        if _suits_products(x, kernel, stride, x.shape[1] and x.shape[1] * stride):
+            return _add_bias(_by_taps(x, kernel, stride, transposed=True), bias)
         return _add_bias(keras.ops.conv_transpose(x, kernel, stride, "same"), bias)
-
-
-def _are_many(kernel, stride):
-    """Channels enough for products, and taps enough that every pixel of the large map is seen."""
-    return min(kernel.shape[2:]) >= WIDE and kernel.shape[0] >= stride
