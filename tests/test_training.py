@@ -159,7 +159,7 @@ import main
 
 def train(folder, *more):
     line = ("--dataset demo --filters 4 --batch-size 400 --epochs 1 --seed 5 --deterministic True --log-interval 1 "
-            "--save-interval 2 --keep 9 --sample False --validate False")
+            "--save-interval 2 --keep 9 --sample False --validate False --ema 0.9")
     assert main.main([*line.split(), "--checkpoints-path", str(folder), *more], "train") == 0
 
 whole, parts = Path("whole"), Path("parts")
@@ -174,12 +174,13 @@ for step in (2, 4, 8):  # as if killed after that save
 
 
 def test_interrupted_and_uninterrupted_runs_end_bit_identical(tmp_path):
-    """Dropout, mirroring and order included; in a process of its own, since threads are chosen once."""
+    """Dropout, mirroring, order and the average included; in a process of its own, since threads are chosen once."""
     result = subprocess.run([sys.executable, "-c", REPEAT], cwd=tmp_path, capture_output=True, text=True,
                             env={**os.environ, "PYTHONPATH": str(ROOT)})
     assert result.returncode == 0, result.stderr
     whole, log = read(tmp_path / "whole/demo/CGAN_demo-9"), logs.read(tmp_path / "whole/demo", "train")
-    assert "gen/conv0/kernel/Adam_1" in whole and whole["global_step"] == 9 and whole["gen/iterations"] == 18
+    assert {"gen/conv0/kernel/Adam_1", "gen/conv0/kernel/ExponentialMovingAverage"} < whole.keys()
+    assert whole["global_step"] == 9 and whole["gen/iterations"] == 18
     for step in (2, 4, 8):
         folder = tmp_path / "parts" / str(step) / "demo"
         part = read(folder / "CGAN_demo-9")
