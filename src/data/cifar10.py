@@ -1,5 +1,6 @@
 """CIFAR-10: its official archive, unpacked and read without running anything that is in it."""
 
+import errno
 import os
 import pickletools
 import re
@@ -35,7 +36,7 @@ class Cifar10(InMemory):
         for place in (folder, folder / self.unpacked):
             if any((place / name).exists() for name in self.files["train"] + self.files["test"]):
                 return place
-        if not (folder / self.archive).exists():
+        if not (folder / self.archive).is_file():
             if not download:
                 raise absent("cifar10", folder, self.layout, f"{self.url} (--download True fetches it)")
             self.download(folder)
@@ -141,4 +142,8 @@ def _unpack(archive, folder, unpacked):
             if member.size > 2 ** 26:  # the real ones have 31 MB
                 raise tarfile.TarError(f"{member.name} has {member.size:,} bytes")
             (Path(beside) / path).write_bytes(tar.extractfile(member).read())
-        os.replace(Path(beside) / unpacked, folder / unpacked)
+        try:
+            os.replace(Path(beside) / unpacked, folder / unpacked)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # else another process was faster
+                raise
