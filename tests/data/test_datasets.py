@@ -3,6 +3,7 @@
 import functools
 import http.server
 import io
+import json
 import os
 import pickle
 import re
@@ -18,6 +19,7 @@ from PIL import Image
 from src.data import DATASETS, Cifar10, Folder, open_dataset, places365
 from src.data.images import ImageError
 from src.errors import InputError
+from src.networks import suited
 
 ROOT = Path(__file__).parent.parent.parent
 RNG = np.random.default_rng(0)
@@ -363,6 +365,31 @@ def test_a_folder_of_ones_own_that_is_of_no_use(photos, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"empty: holds no image files \(JPEG, PNG"):
         open_dataset("folder", tmp_path / "empty", "train")
+
+
+def test_a_folder_of_ones_own_at_the_command_line(photos, cli, tmp_path):
+    folder, _ = photos
+    (folder / "broken.png").write_bytes(b"broken")
+    words = ["--dataset", "folder", "--dataset-path", folder, "--checkpoints-path", tmp_path / "out", "--test-share", "0.3"]
+    tiny = ["--filters", "2", "--batch-size", "16", "--epochs", "1", "--sample", "0", "--validate", "0", "--max-unusable", "10"]
+    result = cli("train.py", *words, *tiny, "--image-size", "32")
+    assert result.code == 0 and "1 files were unusable" in result.stdout, result.stderr
+    assert "2 files in" in result.stdout and "are no images and are passed over" in result.stdout
+    result = cli("test-eval.py", *words)
+    assert result.code == 0, result.stderr
+    reported = json.loads((tmp_path / "out" / "folder" / "evaluation" / "metrics.json").read_text())
+    assert reported["images"] == len(open_dataset("folder", folder, "test", test_share=0.3))
+
+
+def test_the_networks_of_a_folder_of_ones_own(photos, cli, tmp_path):
+    """By size, or as asked for; where they do not fit together, the message tells which."""
+    assert [suited(size) for size in (16, 48, 128, 192, 256)] == ["cifar10", "cifar10", "places365", "cifar10", "places365"]
+    words = ["--dataset", "folder", "--dataset-path", photos[0], "--checkpoints-path", tmp_path / "out", "--sample", "0",
+             "--validate", "0", "--image-size"]
+    for more, expected in ((["200"], "200: the networks for cifar10 take multiples of 16 pixels"),
+                           (["32", "--network", "places365"], "32: the networks for places365 take multiples of 128 pixels")):
+        result = cli("train.py", *words, *more)
+        assert result.code == 2 and expected in result.stderr
 
 
 @pytest.fixture

@@ -273,7 +273,7 @@ def house(tmp_path, monkeypatch):
             trials.answer("anna", trials.next_trial("anna"), "left", 1.0)
             raise KeyboardInterrupt  # Ctrl-C
 
-    monkeypatch.setattr(turing, "open_dataset", lambda name, folder, split, download: Photos(getattr(options, "photos", 20)))
+    monkeypatch.setattr(turing, "open_dataset", lambda *_, **__: Photos(getattr(options, "photos", 20)))
     monkeypatch.setattr(turing_web, "Server", Page)
     checkpoint = types.SimpleNamespace(load_for_inference=lambda options: Network())
     monkeypatch.setitem(sys.modules, "src.checkpoints", checkpoint)
