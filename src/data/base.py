@@ -43,7 +43,7 @@ class InMemory(Dataset):
     """Base of datasets that `load(folder, split, download)` all at once -> uint8 (N, size, size, 3) and N names."""
 
     def __init__(self, folder, split, download=False, size=None):
-        self.folder, self.broken = Path(folder), {}  # name -> images.ImageError
+        self.folder, self.broken = Path(folder), {}  # name -> images.ImageError, whose images are black
         self.images, self.names = self.load(self.folder, split, download)
         for image, name in zip(self.images, self.names):
             if image.shape != (self.size, self.size, 3) or image.dtype != np.uint8:
@@ -58,15 +58,17 @@ class InMemory(Dataset):
                 self.names = [name for name, is_gray in zip(self.names, gray) if not is_gray]
         self.size = size or self.size
 
-    def read(self, paths, read):
-        """For `load`: read(path) of each image file -> images and names. One for which it raises ImageError keeps its place,
-        and is counted and skipped where it would be used."""
+    def read(self, paths, decode):
+        """For `load`: decode(path) of each image file -> images and names. One for which it raises ImageError keeps its
+        place, and is counted and skipped where it would be used. InputError if the file system fails."""
         found, names = [], [os.path.relpath(path, self.folder) for path in paths]
         for path, name in zip(paths, names):
             try:
                 require_regular(path)
-                found.append(read(path))
+                found.append(decode(path))
             except images.ImageError as error:
+                if for_now(error):  # else a run that goes on would find other images
+                    raise InputError(f"{type(self).__name__}: {error}") from error
                 found.append(np.zeros((self.size, self.size, 3), np.uint8))
                 self.broken[name] = error
         return found, names
@@ -76,7 +78,7 @@ class InMemory(Dataset):
 
     def __getitem__(self, index):
         if error := self.broken.get(self.names[index]):
-            raise images.ImageError(*error.args) from error.__cause__
+            raise images.ImageError(*error.args)
         return images.fit(self.images[index], self.size)
 
     def name(self, index):
@@ -136,6 +138,13 @@ def require_regular(path):
             raise images.ImageError(f"{path}: no regular file")
     except OSError as error:
         raise images.ImageError(f"{path}: {error.strerror}") from error
+
+
+def for_now(error):
+    """Whether an ImageError tells of the file system or the memory, not of what is in the file."""
+    cause = error.__cause__
+    # What Pillow finds in a file is an OSError too, but without a number.
+    return isinstance(cause, MemoryError) or (isinstance(cause, OSError) and cause.errno is not None)
 
 
 def absent(name, folder, layout, source):

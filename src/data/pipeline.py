@@ -7,6 +7,7 @@ import numpy as np
 
 from src import files
 from src.backend import tf
+from src.data.base import for_now
 from src.data.images import ImageError, is_gray
 from src.errors import InputError
 
@@ -56,15 +57,14 @@ class Unusable:
 
     def add(self, name, reason):
         """Names a file once. reason: an ImageError, or a text."""
-        cause = getattr(reason, "__cause__", None)  # Pillow's own errors of content are OSErrors without a number
-        for_now = isinstance(cause, MemoryError) or getattr(cause, "errno", None) is not None
+        again = isinstance(reason, ImageError) and for_now(reason)
         with self.lock:
             if name in self.reasons:
                 return
             self.reasons[name] = reason
             if self.log:
                 with open(self.log, "a", encoding="utf-8", errors="surrogateescape") as file:
-                    file.write(f"{name}\t{self.FOR_NOW * for_now}{' '.join(str(reason).split())}\n")
+                    file.write(f"{name}\t{self.FOR_NOW * again}{' '.join(str(reason).split())}\n")
 
     def keep(self, function):
         """`function`, with what it raises kept in `failure`."""

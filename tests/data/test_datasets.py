@@ -424,6 +424,13 @@ def test_the_recipe_as_it_is_printed(faces, cli, tmp_path):
     assert "faces holds something else (train); expected there: train/*.png and" in cli("test-eval.py", *words).stderr
 
 
+def test_a_recipe_does_not_go_on_without_a_file_that_is_away(faces):
+    (faces[0] / "train" / "07.png").unlink()
+    (faces[0] / "train" / "07.png").symlink_to("away")
+    with pytest.raises(InputError, match=r"Faces: .*train/07.png: No such file"):
+        open_dataset("faces", faces[0], "train")
+
+
 def test_a_recipe_without_fit_is_told_the_sizes(faces):
     defined = {}
     exec(faces[1].replace("images.fit(images.read_rgb(path), self.size)", "images.read_rgb(path)"), defined)

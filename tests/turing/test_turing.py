@@ -280,7 +280,7 @@ def house(tmp_path, monkeypatch):
     monkeypatch.setattr(sys.modules["src"], "checkpoint", checkpoint, raising=False)
     options = Namespace(
         seed=3, seed_drawn=False, dataset="demo", dataset_path=tmp_path, checkpoints_path=tmp_path / "demo", batch_size=4,
-        test_size=10, test_delay=0.0, ui="web", port=0, summary=False, download=False, asked=asked,
+        test_size=10, test_delay=0.0, ui="web", port=0, summary=False, download=False, test_share=0.05, asked=asked,
     )  # fmt: skip
     return options
 
