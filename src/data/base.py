@@ -148,7 +148,11 @@ def for_now(error):
 
 
 def absent(name, folder, layout, source):
-    """The InputError for a folder in which a dataset's `layout` is not found, and which tells what is found there."""
+    """Returns the InputError for a folder without a dataset in it: what is expected there, from where, and what is there.
+
+    Args:
+        name: of the dataset; folder: Path; layout: which files and folders are expected; source: where to get them.
+    """
     expected = f"expected there: {layout}; from {source}. --dataset demo needs no data"
     if not folder.exists():
         return InputError(f"{name}: {folder} does not exist; {expected}")

@@ -54,11 +54,11 @@ class Cifar10(InMemory):
 
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=".download-", dir=folder) as beside:
-                fetched = keras.utils.get_file(self.archive, self.url, cache_dir=beside, cache_subdir="",
+            with tempfile.TemporaryDirectory(prefix=".download-", dir=folder) as temporary:
+                fetched = keras.utils.get_file(self.archive, self.url, cache_dir=temporary, cache_subdir="",
                                                file_hash=self.md5, hash_algorithm="md5")
                 os.replace(fetched, folder / self.archive)
-        except Exception as error:  # keras raises a plain one
+        except Exception as error:  # Keras raises just that
             raise InputError(f"{self.url} could not be fetched into {folder}: {error}; nothing was kept. Fetch it by hand, "
                              "or try --dataset demo, which needs no download") from error
 
@@ -73,8 +73,8 @@ def _batch(path):
     """One of CIFAR-10's pickled batches -> uint8 (n, 3072). InputError if the file is no such batch.
 
     Guards against pickles that run a stranger's code, or that take more memory or time than their size explains: nothing
-    is unpickled. pickletools lists the opcodes without doing what they say; of these the literals are taken, in their
-    order, and among them stands what numpy writes of an array of that kind.
+    is unpickled. pickletools lists the opcodes and does not do what they say. Of them only the literals are taken, in
+    their order; the pixels are where numpy writes them, between the other literals of such an array.
     """
     if not path.is_file():
         raise InputError(f"{path}: this batch is missing, or is no regular file; fetch {Cifar10.url} again")
@@ -130,9 +130,10 @@ def _pixels(literals):
 
 
 def _unpack(archive, folder, unpacked):
-    """Unpacks the regular files below `unpacked` in a tar archive, beside it and renamed; refuses all that is odd."""
-    with tempfile.TemporaryDirectory(prefix=".unpack-", dir=folder) as beside, tarfile.open(archive) as tar:
-        (Path(beside) / unpacked).mkdir()
+    """Unpacks a tar archive's files in its folder `unpacked`, all of them or none. tarfile.TarError if anything else is in
+    it, or anything larger than it should be."""
+    with tempfile.TemporaryDirectory(prefix=".unpack-", dir=folder) as temporary, tarfile.open(archive) as tar:
+        (Path(temporary) / unpacked).mkdir()
         for member in tar:
             path = Path(member.name)
             if member.isdir() and path == Path(unpacked):
@@ -141,9 +142,9 @@ def _unpack(archive, folder, unpacked):
                 raise tarfile.TarError(f"{member.name} does not belong into CIFAR-10's archive")
             if member.size > 2 ** 26:  # the real ones have 31 MB
                 raise tarfile.TarError(f"{member.name} has {member.size:,} bytes")
-            (Path(beside) / path).write_bytes(tar.extractfile(member).read())
+            (Path(temporary) / path).write_bytes(tar.extractfile(member).read())
         try:
-            os.replace(Path(beside) / unpacked, folder / unpacked)
+            os.replace(Path(temporary) / unpacked, folder / unpacked)
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # else another process was faster
                 raise

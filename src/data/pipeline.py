@@ -1,4 +1,4 @@
-"""The input pipeline: which image comes when, as a pure function of (seed, step), and batches of uint8 images of it."""
+"""The input pipeline: which image comes when, a pure function of (seed, position), and batches of uint8 images."""
 
 import os
 import threading
@@ -33,7 +33,7 @@ class Unusable:
     def _go_on(self, datasets):
         if not self.log.is_file():
             raise InputError(f"{self.log}: no regular file; move it away")
-        # names are bytes to the file system
+        # Names are bytes to the file system; surrogates stand for those that are no UTF-8.
         lines = self.log.read_bytes().decode("utf-8", "surrogateescape").removesuffix("\n").split("\n")
         kept, garbage = [], 0
         for line in lines:
@@ -44,7 +44,7 @@ class Unusable:
                 self.reasons[name] = reason
                 kept.append(line)
         if garbage:
-            print(f"{self.log}: {garbage:,} lines name no file of this dataset with a reason, and are dropped", flush=True)
+            print(f"{self.log}: {garbage:,} lines that name no image and a reason are dropped", flush=True)
         if kept != lines:
             with files.atomic_write(self.log) as part:
                 part.write_bytes("".join(f"{line}\n" for line in kept).encode("utf-8", "surrogateescape"))

@@ -161,7 +161,7 @@ def test_garbage_in_the_log_is_dropped_and_said(folder, tmp_path, capsys):
     log.write_bytes(b"\xff\xfe\0\t\xff\n" + good[:19] + b"train/99.png\tbroken\nno tab\n\ttab\n" + good[19:] + b"train/5.png")
     unusable = Unusable(log, [train, test])
     assert sorted(unusable.reasons) == ["test/8.png", "train/3.png"] and log.read_bytes() == good
-    assert f"{log}: 5 lines name no file" in capsys.readouterr().out
+    assert f"{log}: 5 lines that name no image and a reason are dropped" in capsys.readouterr().out
     unusable.add("train/5.png", "broken")
     assert len(Unusable(log, [train, test])) == 3 and not capsys.readouterr().out
     log.unlink()
