@@ -192,6 +192,7 @@ class Evil:
     (pickle.dumps({b"data": [1, 2]}), "not as numpy writes"),
     (pickle.dumps([1]), "the key b'data' is missing"),
     (pickle.dumps({b"data": Evil()}), "system"),
+    (pickle.dumps({b"labels": Evil(), b"data": np.zeros((2, 3072), np.uint8)}), "system"),
     (b"not a pickle", "no pickle")])
 def test_a_bad_batch_names_its_file_and_runs_nothing(cifar, contents, reason, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
