@@ -27,10 +27,10 @@ def run(options):
     """Measures the checkpoint that the options name on the test images and writes the report. Returns the exit code."""
     if options.save_calibrated and not options.calibrate:
         raise InputError("--save-calibrated True: there is nothing to save without --calibrate N")
-    tests = open_dataset(options.dataset, options.dataset_path, "test", options.download)
+    tests = open_dataset(options.dataset, options.dataset_path, "test", options.download, test_share=options.test_share)
     model, checkpoint = checkpoints.load_for_inference(options)
     record, tests.size = checkpoint.record, model.size
-    if model.config.network != tests.network:
+    if tests.network not in (None, model.config.network):
         raise InputError(f"{checkpoint.prefix}: its networks are {model.config.network}'s, and --dataset {options.dataset} "
                          f"needs {tests.network}'s")
     folder = checkpoint.prefix.parent / "evaluation"
@@ -109,7 +109,7 @@ def _printable(text):
 
 def _training_images(options, size, notes):
     try:
-        return open_dataset(options.dataset, options.dataset_path, "train", size=size)
+        return open_dataset(options.dataset, options.dataset_path, "train", size=size, test_share=options.test_share)
     except InputError as error:
         if options.calibrate:
             raise InputError(f"--calibrate {options.calibrate} needs training images: {error}") from error

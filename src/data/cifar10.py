@@ -1,8 +1,7 @@
 """CIFAR-10: its official archive, unpacked and read without running anything that is in it."""
 
-import io
+import errno
 import os
-import pickle
 import pickletools
 import re
 import tarfile
@@ -25,7 +24,7 @@ class Cifar10(InMemory):
     layout = "data_batch_1 ... data_batch_5 and test_batch, or cifar-10-batches-py/ or cifar-10-python.tar.gz with them"
 
     def load(self, folder, split, download):
-        batches = {name: _cifar_batch(self.find(folder, download) / name) for name in self.files[split]}
+        batches = {name: _batch(self.find(folder, download) / name) for name in self.files[split]}
         names = [f"{batch}:{i}" for batch, pixels in batches.items() for i in range(len(pixels))]
         if not names:
             raise InputError(f"{folder}: its {split} batches hold no images")
@@ -37,7 +36,7 @@ class Cifar10(InMemory):
         for place in (folder, folder / self.unpacked):
             if any((place / name).exists() for name in self.files["train"] + self.files["test"]):
                 return place
-        if not (folder / self.archive).exists():
+        if not (folder / self.archive).is_file():
             if not download:
                 raise absent("cifar10", folder, self.layout, f"{self.url} (--download True fetches it)")
             self.download(folder)
@@ -55,108 +54,86 @@ class Cifar10(InMemory):
 
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=".download-", dir=folder) as beside:
-                fetched = keras.utils.get_file(self.archive, self.url, cache_dir=beside, cache_subdir="",
+            with tempfile.TemporaryDirectory(prefix=".download-", dir=folder) as temporary:
+                fetched = keras.utils.get_file(self.archive, self.url, cache_dir=temporary, cache_subdir="",
                                                file_hash=self.md5, hash_algorithm="md5")
                 os.replace(fetched, folder / self.archive)
-        except Exception as error:  # keras raises a plain one
+        except Exception as error:  # Keras raises just that
             raise InputError(f"{self.url} could not be fetched into {folder}: {error}; nothing was kept. Fetch it by hand, "
                              "or try --dataset demo, which needs no download") from error
 
 
-class _ArraysOnly(pickle.Unpickler):
-    """Admits what CIFAR-10's pickles need. Any other global could run a stranger's code."""
-
-    def find_class(self, module, name):
-        # numpy 2 moved numpy.core; pickles name either
-        arrays = {("numpy", "ndarray")} | {(f"numpy.{core}.multiarray", "_reconstruct") for core in ("core", "_core")}
-        if (module, name) in arrays:
-            return _Array
-        if (module, name) == ("numpy", "dtype"):
-            return _Type
-        if (module, name) == ("_codecs", "encode"):  # how Python 3 writes bytes for Python 2: batches of one's own
-            return _latin1
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no CIFAR-10 batch needs")
+# Opcodes that put their argument on the pickle machine's stack, and those that put a constant there.
+LITERALS = {opcode.name for opcode in pickletools.opcodes if opcode.arg and not opcode.stack_before
+            and opcode.stack_after not in ([], [pickletools.anyobject])}
+CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 
 
-class _Array:
-    """Stands in for numpy's while a pickle is loaded: numpy's own would allocate whatever the file announces."""
+def _batch(path):
+    """One of CIFAR-10's pickled batches -> uint8 (n, 3072). InputError if the file is no such batch.
 
-    def __init__(self, *_):
-        self.values = None
-
-    def __setstate__(self, state):
-        _, shape, kind, by_columns, contents = state
-        self.values = np.frombuffer(contents, kind.name).reshape(shape, order="F" if by_columns else "C")
-
-
-class _Type:
-    """Stands in for numpy.dtype, of numbers only."""
-
-    def __init__(self, name, *_):
-        self.name = os.fsdecode(name)
-        if not re.fullmatch(r"[biuf]\d", self.name):
-            raise pickle.UnpicklingError(f"it asks for the dtype {self.name}, which no CIFAR-10 batch needs")
-
-    def __setstate__(self, _):
-        pass  # the order of bytes, of which pixels have one each
-
-
-def _check(contents):
-    """Refuses pickles that need more memory or time to load than their size explains."""
-    previous, memo = "", {}  # which memorized objects are tuples: tuples of tuples, shared, take for ever to hash
-    for opcode, argument, _ in pickletools.genops(contents):
-        name = opcode.name
-        if name.endswith("GET"):
-            refused = memo.get(argument)
-        elif name == "MEMOIZE" or name.endswith("PUT"):
-            argument = len(memo) if name == "MEMOIZE" else argument
-            refused = argument > 2 * len(memo) + 100  # the unpickler's memory is a table, as long as the highest number
-            memo[argument] = "TUPLE" in previous
-            name = previous  # for what is on top of the stack has not changed
-        else:
-            refused = name in ("DUP", "POP", "POP_MARK") or (isinstance(argument, int) and abs(argument) >= 2 ** 64)
-        if refused:
-            raise pickle.UnpicklingError(f"it has {opcode.name} {str(argument)[:20]}, which no CIFAR-10 batch needs")
-        previous = previous if name in ("FRAME", "PROTO") else name
-
-
-def _latin1(text, encoding):
-    if encoding != "latin1":
-        raise pickle.UnpicklingError(f"it asks for the codec {encoding}, which no CIFAR-10 batch needs")
-    return text.encode("latin1")
-
-
-def _cifar_batch(path):
-    """One of the official pickles -> uint8 (n, 3072)."""
+    Guards against pickles that run a stranger's code, or that take more memory or time than their size explains: nothing
+    is unpickled. pickletools lists the opcodes and does not do what they say. Of them only the literals are taken, in
+    their order; the pixels are where numpy writes them, between the other literals of such an array.
+    """
     if not path.is_file():
-        raise InputError(f"{path}: this batch is missing; fetch {Cifar10.url} again")
+        raise InputError(f"{path}: this batch is missing, or is no regular file; fetch {Cifar10.url} again")
+    contents = path.read_bytes() if path.stat().st_size < 2 ** 30 else b""
     try:
-        if path.stat().st_size > 2 ** 30:
-            raise ValueError("it has over a gigabyte")
-        contents = path.read_bytes()
-        try:
-            _check(contents)
-        except ValueError as error:
-            raise pickle.UnpicklingError(f"truncated, or no pickle: {error}") from error
-        pixels = _ArraysOnly(io.BytesIO(contents), encoding="bytes").load()[b"data"]
-        pixels = pixels.values if isinstance(pixels, _Array) else pixels
-        if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.shape[1:] != (3072,):
-            raise ValueError(f"its data is not uint8 (n, 3072) but {getattr(pixels, 'dtype', type(pixels).__name__)} "
-                             f"{getattr(pixels, 'shape', '')}")
-        return pixels
-    except MemoryError as error:
-        raise InputError(f"{path}: announces more than memory holds; fetch {Cifar10.url} again") from error
-    except Exception as error:  # broken pickles raise nearly anything
-        reason = "the file is empty" if not path.stat().st_size else (
-            f"the key {error} is missing" if isinstance(error, KeyError) else error)
+        return _pixels(_literals(contents))
+    except Exception as error:  # garbage raises nearly anything
+        reason = error if isinstance(error, InputError) else f"truncated, or no pickle: {error}"
+        reason = reason if contents else "it has over a gigabyte" if path.stat().st_size else "the file is empty"
         raise InputError(f"{path}: no CIFAR-10 batch ({reason}); fetch {Cifar10.url} again") from error
 
 
+def _literals(contents):
+    """The literals of a pickle, in order: numbers, texts, bytes, and functions as "module name"."""
+    found, memo = [], {}
+    for opcode, argument, _ in pickletools.genops(contents):
+        name = opcode.name
+        if name in LITERALS:
+            found.append(argument)
+        elif name in CONSTANTS:
+            found.append(CONSTANTS[name])
+        elif name in ("GLOBAL", "STACK_GLOBAL"):
+            function = argument or " ".join([found.pop(-2), found.pop()])
+            if not re.fullmatch(r"(numpy|_codecs)[\w.]* \w+", function):
+                raise InputError(f"it asks for {function[:99]}, which no CIFAR-10 batch needs")
+            found.append(function)
+        elif name == "MEMOIZE" or name.endswith("PUT"):  # of what is no literal, the last in it is kept
+            memo[len(memo) if name == "MEMOIZE" else argument] = found[-1:]
+        elif name.endswith("GET"):
+            found += memo[argument]
+    return found
+
+
+def _pixels(literals):
+    """A batch's literals -> the array behind the key "data", uint8 (n, 3072)."""
+    # Python 3 writes bytes for Python 2 as a call of _codecs.encode(text, "latin1").
+    literals = [value for value in literals if value not in ("_codecs encode", "latin1")]
+    start = next((i for i, value in enumerate(literals) if value in ("data", b"data")), None)
+    if start is None:
+        raise InputError("the key b'data' is missing")
+    match literals[start + 1:start + 22]:  # the dtype: its name, copy, align, version, byte order, ..., flags
+        case ["numpy.core.multiarray _reconstruct" | "numpy._core.multiarray _reconstruct", "numpy ndarray", 0, "b" | b"b",
+              1, n, 3072, "numpy dtype", "u1", 0, 1, 3, "|", None, None, None, -1, -1, 0, by_columns, pixels]:
+            order = "F" if by_columns else "C"
+        case ["numpy.core.numeric _frombuffer" | "numpy._core.numeric _frombuffer", pixels,  # protocol 5
+              "numpy dtype", "u1", 0, 1, 3, "|", None, None, None, -1, -1, 0, n, 3072, order, *_]:
+            pass
+        case found:
+            begins = ", ".join(str(value)[:40] for value in found[:9] if isinstance(value, (int, str)))
+            raise InputError(f"its data is not as numpy writes uint8 (n, 3072), but begins {begins}")
+    pixels = pixels.encode("latin1") if isinstance(pixels, str) else pixels
+    return np.frombuffer(pixels, np.uint8).reshape(n, 3072, order=order)
+
+
 def _unpack(archive, folder, unpacked):
-    """Unpacks the regular files below `unpacked` in a tar archive, beside it and renamed; refuses all that is odd."""
-    with tempfile.TemporaryDirectory(prefix=".unpack-", dir=folder) as beside, tarfile.open(archive) as tar:
-        (Path(beside) / unpacked).mkdir()
+    """Unpacks a tar archive's files in its folder `unpacked`, all of them or none. tarfile.TarError if anything else is in
+    it, or anything larger than it should be."""
+    with tempfile.TemporaryDirectory(prefix=".unpack-", dir=folder) as temporary, tarfile.open(archive) as tar:
+        (Path(temporary) / unpacked).mkdir()
         for member in tar:
             path = Path(member.name)
             if member.isdir() and path == Path(unpacked):
@@ -165,5 +142,9 @@ def _unpack(archive, folder, unpacked):
                 raise tarfile.TarError(f"{member.name} does not belong into CIFAR-10's archive")
             if member.size > 2 ** 26:  # the real ones have 31 MB
                 raise tarfile.TarError(f"{member.name} has {member.size:,} bytes")
-            (Path(beside) / path).write_bytes(tar.extractfile(member).read())
-        os.replace(Path(beside) / unpacked, folder / unpacked)
+            (Path(temporary) / path).write_bytes(tar.extractfile(member).read())
+        try:
+            os.replace(Path(temporary) / unpacked, folder / unpacked)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # else another process was faster
+                raise

@@ -1,23 +1,53 @@
-"""The input pipeline: which image comes when, as a pure function of (seed, step), and batches of uint8 images of it."""
+"""The input pipeline: which image comes when, a pure function of (seed, position), and batches of uint8 images."""
 
+import os
 import threading
 
 import numpy as np
 
+from src import files
 from src.backend import tf
+from src.data.base import for_now
 from src.data.images import ImageError, is_gray
 from src.errors import InputError
 
 
 class Unusable:
-    """Account of the files that cannot be used: each is named once, with the reason, in a log file."""
+    """Account of the files that cannot be used: each is named once, with the reason, in a log file.
 
-    def __init__(self, log=None):
+    What a file's content says is for good: a run that goes on does not read that file again. What the file system says
+    (missing, permission, too many open files, ...) holds for this run; the next one tries the file again.
+
+    Args:
+        log: Path of the log file; a run that goes on begins with what it says.
+        datasets: whose files it may name. Lines with other names are garbage, and are dropped; () to take every name.
+    """
+    FOR_NOW = "to be tried again: "
+
+    def __init__(self, log=None, datasets=()):
         self.log, self.lock, self.reasons = log, threading.Lock(), {}
         self.failure = None  # what ended a pipeline; TensorFlow would bury it in a text of its own
-        if log and log.exists():  # a run that goes on
-            text = log.read_text("utf-8", "surrogateescape")  # names are bytes to the file system
-            self.reasons = dict(line.rsplit("\t", 1) for line in text.split("\n") if "\t" in line)
+        if log and os.path.lexists(log):
+            self._go_on(datasets)
+
+    def _go_on(self, datasets):
+        if not self.log.is_file():
+            raise InputError(f"{self.log}: no regular file; move it away")
+        # Names are bytes to the file system; surrogates stand for those that are no UTF-8.
+        lines = self.log.read_bytes().decode("utf-8", "surrogateescape").removesuffix("\n").split("\n")
+        kept, garbage = [], 0
+        for line in lines:
+            name, _, reason = line.rpartition("\t")
+            if not name or not reason or (datasets and not any(dataset.has(name) for dataset in datasets)):
+                garbage += bool(line)
+            elif not reason.startswith(self.FOR_NOW):
+                self.reasons[name] = reason
+                kept.append(line)
+        if garbage:
+            print(f"{self.log}: {garbage:,} lines that name no image and a reason are dropped", flush=True)
+        if kept != lines:
+            with files.atomic_write(self.log) as part:
+                part.write_bytes("".join(f"{line}\n" for line in kept).encode("utf-8", "surrogateescape"))
 
     def __len__(self):
         return len(self.reasons)
@@ -26,13 +56,34 @@ class Unusable:
         return name in self.reasons
 
     def add(self, name, reason):
+        """Names a file once. reason: an ImageError, or a text."""
+        again = isinstance(reason, ImageError) and for_now(reason)
         with self.lock:
             if name in self.reasons:
                 return
             self.reasons[name] = reason
             if self.log:
                 with open(self.log, "a", encoding="utf-8", errors="surrogateescape") as file:
-                    file.write(f"{name}\t{' '.join(str(reason).split())}\n")
+                    file.write(f"{name}\t{self.FOR_NOW * again}{' '.join(str(reason).split())}\n")
+
+    def keep(self, function):
+        """`function`, with what it raises kept in `failure`."""
+        def call(*arguments):
+            try:
+                return function(*arguments)
+            except Exception as error:
+                self.failure = error
+                raise
+        return call
+
+
+def read(dataset, index, unusable):
+    """dataset[index]; None if that file cannot be used, which `unusable` then names. Every read of an image that is not
+    in a batch of this module goes this way: a file that could be read before may be gone."""
+    try:
+        return dataset[index]
+    except ImageError as error:
+        unusable.add(dataset.name(index), error)
 
 
 def training_batches(dataset, batch_size, seed, start=0, unusable=None, context=None):
@@ -56,25 +107,17 @@ def training_batches(dataset, batch_size, seed, start=0, unusable=None, context=
         draw = None
         for _ in range(1000):
             name = dataset.name(index)
-            if name not in unusable:
-                try:
-                    image = dataset[index]
-                    if not is_gray(image):
-                        return image
-                    unusable.add(name, "no color")
-                except ImageError as error:
-                    unusable.add(name, error)
+            if name not in unusable and (image := read(dataset, index, unusable)) is not None:
+                if not is_gray(image):
+                    return image
+                unusable.add(name, "no color")
             draw = draw or np.random.default_rng((seed, position))
             index = draw.integers(n)
         raise InputError(f"a thousand draws in a row met no usable training image; {len(unusable):,} of {n:,} files are "
                          f"unusable, such as {name} ({unusable.reasons[name]})")
 
     def load(indices, positions):
-        try:
-            return np.stack([usable(index, position) for index, position in zip(indices, positions)])
-        except Exception as error:
-            unusable.failure = error
-            raise
+        return np.stack([usable(index, position) for index, position in zip(indices, positions)])
 
     def batch(element):
         number = element // local  # of the batch
@@ -85,7 +128,7 @@ def training_batches(dataset, batch_size, seed, start=0, unusable=None, context=
         # takes one seed for all indices only.)
         seeds = tf.stack([tf.fill([part], tf.constant(seed, tf.int64)), epochs, tf.zeros_like(epochs)], 1)
         indices = tf.raw_ops.RandomIndexShuffle(index=positions % n, seed=seeds, max_index=n - 1, rounds=4)
-        pixels = tf.numpy_function(load, [indices, positions], tf.uint8)
+        pixels = tf.numpy_function(unusable.keep(load), [indices, positions], tf.uint8)
         return tf.ensure_shape(pixels, (part, dataset.size, dataset.size, 3))
 
     elements = tf.data.Dataset.range(np.iinfo(np.int64).max)
@@ -93,26 +136,26 @@ def training_batches(dataset, batch_size, seed, start=0, unusable=None, context=
 
 
 def test_batches(dataset, batch_size, unusable=None):
-    """tf.data.Dataset of the whole dataset in file order: (indices int64 (n,), images uint8 (n, S, S, 3)).
+    """Yields batches of the whole dataset in file order: (indices int64 (n,), images uint8 (n, S, S, 3)), as tensors.
 
-    The last batch may be smaller, and so is one with files that cannot be read: `unusable` tells their names.
+    The last batch may be smaller, and so is one with files that cannot be read: `unusable` tells their names. If none can
+    be read there is no batch at all. InputError if the dataset is no longer there.
     """
     unusable = Unusable() if unusable is None else unusable
 
     def load(start):
-        indices, pixels = [], [np.empty((0, dataset.size, dataset.size, 3), np.uint8)]
-        for index in range(start, min(start + batch_size, len(dataset))):
-            try:
-                pixels.append(dataset[index][None])
-                indices.append(index)
-            except ImageError as error:
-                unusable.add(dataset.name(index), error)
-        return np.array(indices, np.int64), np.concatenate(pixels)
+        found = {index: read(dataset, index, unusable) for index in range(start, min(start + batch_size, len(dataset)))}
+        found = {index: image for index, image in found.items() if image is not None}
+        pixels = np.array(list(found.values()), np.uint8).reshape(-1, dataset.size, dataset.size, 3)
+        return np.array(list(found), np.int64), pixels
 
     def batch(start):
-        indices, pixels = tf.numpy_function(load, [start], (tf.int64, tf.uint8))
+        indices, pixels = tf.numpy_function(unusable.keep(load), [start], (tf.int64, tf.uint8))
         return tf.ensure_shape(indices, (None,)), tf.ensure_shape(pixels, (None, dataset.size, dataset.size, 3))
 
     starts = tf.data.Dataset.range(0, len(dataset), batch_size)
     batches = starts.map(batch, tf.data.AUTOTUNE, deterministic=True)
-    return batches.filter(lambda indices, _: tf.size(indices) > 0).prefetch(2)
+    try:
+        yield from batches.filter(lambda indices, _: tf.size(indices) > 0).prefetch(2)
+    except tf.errors.OpError as error:
+        raise unusable.failure or error from None

@@ -3,74 +3,54 @@
 import os
 import re
 import time
-import zlib
 from pathlib import Path
 
-import numpy as np
-
 from src import files
-from src.data import images
-from src.data.base import Dataset, absent
+from src.data.base import InFiles, absent
+from src.data.walk import walk
 from src.errors import InputError
 
 
-class Places365(Dataset):
+class Places365(InFiles):
     """Places365-Standard, small images of 256x256 (Zhou et al. 2017): some 1.8 million files, read when they are needed."""
     network, size, test_images = "places365", 256, 36_500
-    layout = "data_256/**/*.jpg for training and val_256/*.jpg for testing"
+    layout = "data_256/**/*.jpg for training and val_256/*.jpg for testing (or .jpeg, .png)"
     url = "http://places2.csail.mit.edu/download.html (Small images (256 * 256), train and val)"
 
     def __init__(self, folder, split, download=False, size=None):
-        self.folder, self.size = Path(folder), size or self.size
-        top = "data_256" if split == "train" else "val_256"
-        if download and not (self.folder / top).exists():
+        folder, top = Path(folder), "data_256" if split == "train" else "val_256"
+        if download and not (folder / top).exists():
             raise InputError(f"--download True: places365 is 30 GB, fetch it yourself from {self.url} into {folder}")
-        if not (self.folder / top).is_dir():
-            raise absent("places365", self.folder, self.layout, self.url)
-        self.listing = _listing(self.folder, top, f"{split}.flist", deep=split == "train")
-        self.ends = np.flatnonzero(np.frombuffer(self.listing, np.uint8) == ord("\n"))
-        if not len(self.ends):
-            raise InputError(f"{self.folder / top}: holds no .jpg files; expected: {self.layout}, from {self.url}")
-
-    def __len__(self):
-        return len(self.ends)
-
-    def __getitem__(self, index):
-        return images.fit(images.read_rgb(os.path.join(self.folder, self.name(index))), self.size)
-
-    def name(self, index):
-        start = self.ends[index - 1] + 1 if index else 0
-        return os.fsdecode(self.listing[start:self.ends[index]])
-
-    def fingerprint(self):
-        return f"{len(self)} images, CRC {zlib.crc32(self.listing):08x}"
+        if not (folder / top).is_dir():
+            raise absent("places365", folder, self.layout, self.url)
+        super().__init__(folder, _listing(folder, top, f"{split}.flist", deep=split == "train"), size)
+        if not len(self):
+            raise InputError(f"{folder / top}: holds no .jpg, .jpeg or .png files; expected: {self.layout}, from {self.url}")
 
 
 def _listing(folder, top, name, deep):
-    """The .jpg files below folder/top, as one sorted bytes object of lines relative to `folder`.
+    """The .jpg, .jpeg and .png files below folder/top, as one sorted bytes object of lines relative to `folder`.
 
-    One object, since 1.8 million would take a gigabyte. Kept in the file `name`, which is believed as long as no listed
-    directory has changed (by ctime: mtime can be set back, as tar does) since it was written.
+    Kept in the file `name`, which is believed as long as no listed directory has changed (by ctime: mtime can be set back,
+    as tar does) since it was written.
     """
     path, before = folder / name, None
     if path.is_file():
         before = path.read_bytes()
         if before and before.endswith(b"\n") and _unchanged(folder, top, before, path.stat().st_mtime_ns):
             return before
-    started = time.time_ns()
-    found, todo = [], [os.fsencode(top)]
-    while todo:
-        directory = todo.pop()
-        for entry in os.scandir(os.path.join(os.fsencode(folder), directory)):
-            if entry.is_dir(follow_symlinks=False):
-                todo += [directory + b"/" + entry.name] if deep else []
-            elif entry.name.lower().endswith(b".jpg") and b"\n" not in entry.name:
-                found.append(directory + b"/" + entry.name)
+    started, found, others = time.time_ns(), [], 0
+    for file in walk(folder / top, deep):
+        if file.lower().endswith((b".jpg", b".jpeg", b".png")) and b"\n" not in file:
+            found.append(os.fsencode(top) + b"/" + file)
+        else:
+            others += 1
     found.sort()
     listing = b"".join(line + b"\n" for line in found)
     if before != listing:
         print(f"places365: {path} " + (f"no longer matched {folder / top}: listed again" if before is not None
-                                       else "written") + f", {len(found):,} images", flush=True)
+                                       else "written") + f", {len(found):,} images"
+              + f"; {others:,} other files are passed over" * bool(others), flush=True)
     try:
         with files.atomic_write(path) as part:
             part.write_bytes(listing)

@@ -36,6 +36,11 @@ ARCHITECTURES = {
 }
 
 
+def suited(size):
+    """The name of the largest networks that take images of `size` pixels, else of the smallest."""
+    return next((name for name in reversed(ARCHITECTURES) if size % ARCHITECTURES[name].stride == 0), "cifar10")
+
+
 @dataclasses.dataclass(frozen=True)
 class NetworkConfig:
     """What builds a model's networks, and what a checkpoint records of them. InputError for values that do not fit together."""

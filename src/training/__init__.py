@@ -13,7 +13,7 @@ from src.backend import tf
 from src.data import open_dataset, pipeline
 from src.errors import InputError
 from src.model import Model
-from src.networks import NetworkConfig
+from src.networks import NetworkConfig, suited
 from src.training import listeners, resuming
 from src.training.signals import Signals
 from src.training.state import State
@@ -41,7 +41,8 @@ def run(options):
 def _train(options, strategy):
     chief = devices.is_chief(strategy)
     dataset, tests = _open_datasets(options, strategy)
-    config = NetworkConfig(dataset.network, options.color_space, options.gray_range, options.kernel_size, options.filters,
+    network = options.network if options.network != "auto" else dataset.network or suited(dataset.size)
+    config = NetworkConfig(network, options.color_space, options.gray_range, options.kernel_size, options.filters,
                            dataset.size, normalization=options.normalization)
     identity = resuming.identity(config, options.dataset, dataset)
     folder = checkpoints.RunFolder(options.checkpoints_path, options.name, options.dataset, options.keep, write=chief)
@@ -84,14 +85,15 @@ def _open_datasets(options, strategy):
     if options.batch_size % strategy.num_replicas_in_sync:
         raise InputError(f"--batch-size {options.batch_size} cannot be shared by {strategy.num_replicas_in_sync} devices; take "
                          "a multiple")
-    dataset = open_dataset(options.dataset, options.dataset_path, "train", options.download, options.image_size)
+    dataset = open_dataset(options.dataset, options.dataset_path, "train", options.download, options.image_size,
+                           options.test_share)
     if dataset.left_out:
         print(f"{options.dataset}: {dataset.left_out:,} training images have no color and are left out.")
     if not len(dataset):
         raise InputError(f"{options.dataset_path}: no training image has any color")
     if not (options.validate or options.sample):
         return dataset, None
-    tests = open_dataset(options.dataset, options.dataset_path, "test", size=options.image_size)
+    tests = open_dataset(options.dataset, options.dataset_path, "test", size=options.image_size, test_share=options.test_share)
     if options.sample and options.sample_size > len(tests):
         raise InputError(f"--sample-size {options.sample_size} is more than the {len(tests)} test images in "
                          f"{options.dataset_path}")
@@ -113,7 +115,8 @@ def _loop(options, model, dataset, tests, folder, state, record):
     """Trains on; the listeners hear of each iteration. Returns the exit code."""
     chief = devices.is_chief(model.strategy)
     # Each worker reads its own part of the images; the log tells the chief's unusable ones.
-    unusable = pipeline.Unusable(folder.path / "unusable_files.log" if chief else None)
+    unusable = pipeline.Unusable(folder.path / "unusable_files.log" if chief else None,
+                                 list(filter(None, (dataset, tests))))
     with Signals(model.strategy) as signals, listeners.Progress(options.log_interval, unusable, silent=not chief) as progress:
         heard = _listeners(options, model, tests, folder, state, record, unusable, signals, progress.say)
         heard.insert(0, listeners.Guard(options, folder, unusable, len(dataset)))

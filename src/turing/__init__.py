@@ -129,11 +129,11 @@ def run(options) -> int:
     known = _known_test(folder)
     same = known is not None and all(known.get(key) == value for key, value in test.items())
     test["seed"] = known["seed"] if same and options.seed_drawn else options.seed  # none asked for: go on with the last
-    dataset = open_dataset(options.dataset, options.dataset_path, "test", options.download)
+    dataset = open_dataset(options.dataset, options.dataset_path, "test", options.download, test_share=options.test_share)
     from src.checkpoints import load_for_inference
 
     model, checkpoint = load_for_inference(options)
-    if model.config.network != dataset.network:
+    if dataset.network not in (None, model.config.network):
         raise InputError(f"{path}: this network is not for --dataset {options.dataset} ({dataset.size} pixels)")
     dataset.size = model.size
     names, originals = draw(dataset, options.test_size, test["seed"])

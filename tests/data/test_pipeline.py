@@ -1,11 +1,17 @@
 """The order of images: a pure function of (seed, step), each image once an epoch, unusable files replaced."""
 
+import os
+import shutil
+
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
+from src.data import open_dataset
 from src.data.images import ImageError
-from src.data.pipeline import Unusable, test_batches, training_batches
+from src.data.pipeline import Unusable, read, test_batches, training_batches
+from src.errors import InputError
 
 test_batches.__test__ = False  # for pytest
 
@@ -29,6 +35,9 @@ class Numbered:
 
     def name(self, index):
         return f"image {index}"
+
+    def has(self, name):
+        return name in map(self.name, range(self.n))
 
 
 def indices(batches, n):
@@ -96,3 +105,76 @@ def test_testing_keeps_file_order_and_gray_images():
 @pytest.mark.parametrize("broken", [range(4), range(11)])
 def test_batches_of_broken_files_only_are_left_out(broken):
     assert sum(len(batch) for batch, _ in test_batches(Numbered(11, broken=broken), 4)) == 11 - len(broken)
+
+
+# Files
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A dataset of 8 pictures for training, 3 and 5 of which are broken, and 2 for testing."""
+    for i in range(10):
+        path = tmp_path / "photos" / ("train" if i < 8 else "test") / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.random.default_rng(i).integers(0, 256, (256, 256, 3), np.uint8)).save(path)
+    for i in (3, 5):
+        path = tmp_path / "photos" / "train" / f"{i}.png"
+        path.write_bytes(path.read_bytes()[:1000])
+    return tmp_path / "photos"
+
+
+def test_what_the_file_system_says_is_tried_again_by_the_next_run(folder, tmp_path):
+    train, log = open_dataset("folder", folder, "train"), tmp_path / "unusable_files.log"
+    (folder / "train" / "1.png").rename(tmp_path / "1.png")
+    (folder / "train" / "6.png").unlink()
+    (folder / "train" / "6.png").symlink_to("6.png")
+    unusable = Unusable(log, [train])
+    for _ in training_batches(train, 4, 3, unusable=unusable).take(4):
+        pass
+    lines = dict(line.split("\t") for line in log.read_text().splitlines())
+    assert sorted(lines) == sorted(unusable.reasons) == [f"train/{i}.png" for i in (1, 3, 5, 6)]
+    assert [name for name in sorted(lines) if "to be tried again" in lines[name]] == ["train/1.png", "train/6.png"]
+
+    (tmp_path / "1.png").rename(folder / "train" / "1.png")
+    again = Unusable(log, [train])
+    assert sorted(again.reasons) == ["train/3.png", "train/5.png"]
+    assert read(train, 1, again).shape == (256, 256, 3) and read(train, 6, again) is None
+    assert sorted(line.split("\t")[0] for line in log.read_text().splitlines()) == [f"train/{i}.png" for i in (3, 5, 6)]
+
+
+@pytest.mark.parametrize("batches", [test_batches, lambda *how: training_batches(*how[:2], 3, unusable=how[2])])
+def test_a_dataset_that_goes_away_is_said(folder, tmp_path, batches):
+    train, unusable = open_dataset("folder", folder, "train"), Unusable(tmp_path / "log")
+    folder.rename(tmp_path / "away")
+    try:
+        list(batches(train, 4, unusable))
+    except (InputError, tf.errors.OpError) as error:  # training unpacks it by itself
+        assert batches is not test_batches or isinstance(error, InputError)
+    assert "photos: this folder is no longer there" in str(unusable.failure) and not (tmp_path / "log").exists()
+    (tmp_path / "away").rename(folder)
+    assert sum(len(indices) for indices, _ in test_batches(train, 4, unusable)) == 6
+
+
+def test_garbage_in_the_log_is_dropped_and_said(folder, tmp_path, capsys):
+    train, test, log = open_dataset("folder", folder, "train"), open_dataset("folder", folder, "test"), tmp_path / "log"
+    good = b"train/3.png\tbroken\ntest/8.png\tbroken\n"
+    log.write_bytes(b"\xff\xfe\0\t\xff\n" + good[:19] + b"train/99.png\tbroken\nno tab\n\ttab\n" + good[19:] + b"train/5.png")
+    unusable = Unusable(log, [train, test])
+    assert sorted(unusable.reasons) == ["test/8.png", "train/3.png"] and log.read_bytes() == good
+    assert f"{log}: 5 lines that name no image and a reason are dropped" in capsys.readouterr().out
+    unusable.add("train/5.png", "broken")
+    assert len(Unusable(log, [train, test])) == 3 and not capsys.readouterr().out
+    log.unlink()
+    os.mkfifo(log)
+    with pytest.raises(InputError, match="log: no regular file"):
+        Unusable(log)
+
+
+def test_names_that_are_no_text(folder, tmp_path):
+    name = b"\xe9\r\t\xe2\x80\xa8.png"
+    shutil.copy(folder / "train" / "3.png", os.path.join(os.fsencode(folder), b"train", name))
+    train, log = open_dataset("folder", folder, "train"), tmp_path / "log"
+    assert sum(len(indices) for indices, _ in test_batches(train, 4, Unusable(log))) == 6
+    assert b"train/" + name + b"\t" in log.read_bytes()
+    again = Unusable(log, [train])
+    assert os.fsdecode(b"train/" + name) in again and len(again) == 3

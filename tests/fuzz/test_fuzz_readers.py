@@ -72,7 +72,7 @@ def test_cifar10_batches(tmp_path, inputs, examples):
     def check(contents):
         path.write_bytes(contents)
         try:
-            pixels = cifar10._cifar_batch(path)
+            pixels = cifar10._batch(path)
             assert pixels.dtype == np.uint8 and pixels.shape[1:] == (3072,)
         except InputError as error:
             assert str(error).startswith(f"{path}: no CIFAR-10 batch (") and len(str(error)) < 2000
@@ -85,7 +85,7 @@ def test_cifar10_batches_cut_anywhere(tmp_path):
     for length in [*range(250), *range(250, len(whole) - 100, 7), *range(len(whole) - 100, len(whole))]:
         (tmp_path / "batch").write_bytes(whole[:length])
         with pytest.raises(InputError, match="batch: no CIFAR-10 batch"):
-            cifar10._cifar_batch(tmp_path / "batch")
+            cifar10._batch(tmp_path / "batch")
 
 
 RECONSTRUCT = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(%stU\x01btR"
@@ -110,7 +110,7 @@ from src.errors import InputError
 resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
 before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
 try:
-    print(cifar10._cifar_batch(Path(sys.argv[1])).shape)
+    print(cifar10._batch(Path(sys.argv[1])).shape)
 except InputError as error:
     print(error, file=sys.stderr)
 assert time.monotonic() - started < 5

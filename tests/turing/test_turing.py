@@ -273,14 +273,14 @@ def house(tmp_path, monkeypatch):
             trials.answer("anna", trials.next_trial("anna"), "left", 1.0)
             raise KeyboardInterrupt  # Ctrl-C
 
-    monkeypatch.setattr(turing, "open_dataset", lambda name, folder, split, download: Photos(getattr(options, "photos", 20)))
+    monkeypatch.setattr(turing, "open_dataset", lambda *_, **__: Photos(getattr(options, "photos", 20)))
     monkeypatch.setattr(turing_web, "Server", Page)
     checkpoint = types.SimpleNamespace(load_for_inference=lambda options: Network())
     monkeypatch.setitem(sys.modules, "src.checkpoints", checkpoint)
     monkeypatch.setattr(sys.modules["src"], "checkpoint", checkpoint, raising=False)
     options = Namespace(
         seed=3, seed_drawn=False, dataset="demo", dataset_path=tmp_path, checkpoints_path=tmp_path / "demo", batch_size=4,
-        test_size=10, test_delay=0.0, ui="web", port=0, summary=False, download=False, asked=asked,
+        test_size=10, test_delay=0.0, ui="web", port=0, summary=False, download=False, test_share=0.05, asked=asked,
     )  # fmt: skip
     return options
 

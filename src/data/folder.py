@@ -1,0 +1,64 @@
+"""A dataset of one's own: any tree of image files."""
+
+import hashlib
+import os
+import stat
+from pathlib import Path
+
+from src.data import images
+from src.data.base import InFiles
+from src.data.walk import walk
+from src.errors import InputError
+
+SUFFIXES = (b".jpg", b".jpeg", b".jpe", b".jfif", b".png", b".webp", b".bmp", b".dib", b".tif", b".tiff")
+
+
+class Folder(InFiles):
+    """The image files below a folder, of all of images.FORMATS: those with a suffix of theirs, and those with another
+    whose header is an image's.
+
+    If there are folders train/ and test/ in it, they are the parts. Else a share of the files is for testing, drawn by
+    a hash of each file's path: files that are added later move none from one part to the other.
+    """
+    network, size = None, 256
+
+    def __init__(self, folder, split, download=False, size=None, test_share=0.05):
+        """test_share: of the images, in 0..1; without effect if there are train/ and test/."""
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise InputError(f"--dataset folder: {folder} is no folder; name yours with --dataset-path")
+        parts = all((folder / part).is_dir() for part in ("train", "test"))
+        top, found, others, count = folder / split if parts else folder, [], 0, 0
+        for file in walk(top):
+            if b"\n" in file or not _is_picture(top, file):
+                others += 1
+                continue
+            count += 1
+            if parts or (_share(file) < test_share) == (split == "test"):
+                found.append(split.encode() + b"/" + file if parts else file)
+        if others and (parts or split == "train"):
+            print(f"folder: {others:,} files in {top} are no images and are passed over", flush=True)
+        if not found and count:
+            raise InputError(f"{folder}: all of its {count:,} images are for {'training' if split == 'test' else 'testing'}; "
+                             f"give another --test-share than {test_share:g}, or folders train/ and test/ in it")
+        if not found:
+            raise InputError(f"{top}: holds no image files ({', '.join(images.FORMATS)})")
+        super().__init__(folder, b"".join(file + b"\n" for file in sorted(found)), size)
+
+
+def _share(file):
+    """A number in [0, 1) that depends on nothing but the path (bytes)."""
+    return int.from_bytes(hashlib.sha256(file).digest()[:6], "big") / 2 ** 48
+
+
+def _is_picture(top, file):
+    if file.lower().endswith(SUFFIXES):
+        return True
+    path = os.path.join(top, os.fsdecode(file))
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            return False
+        with images.opened(path, max_pixels=2 ** 62):
+            return True
+    except (OSError, images.ImageError):
+        return False
