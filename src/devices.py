@@ -2,8 +2,11 @@
 
 import contextlib
 import functools
+import itertools
 import os
 import signal
+import socket
+import time
 
 from src.backend import tf
 from src.errors import InputError
@@ -34,6 +37,10 @@ def cluster():
         host, node = spec.task_address(kind, number).rsplit(":", 1)[0], os.environ.get("SLURMD_NODENAME")
         if not set(spec.jobs) <= {"chief", "worker"}:
             raise ValueError(f"its jobs are {', '.join(spec.jobs)}, and can be chief and worker")
+        for address in itertools.chain.from_iterable(map(spec.job_tasks, spec.jobs)):
+            name, _, port = address.rpartition(":")
+            if not name or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65_536:
+                raise ValueError(f"{address} is no HOST:PORT with a port from 1 to 65535")
         if not told and node not in (None, host):  # it sorts n10 before n2
             raise ValueError(f"TensorFlow takes {host} for worker {number}, which is on {node}; name the workers in TF_CONFIG")
     except (ValueError, TypeError, LookupError, AttributeError, RuntimeError) as error:
@@ -52,7 +59,6 @@ def select(gpu_ids, deterministic=False, workers=None):
         workers: what `cluster` returned, to wait for the others and compute with them.
     Returns: a tf.distribute.Strategy. InputError if there is no such GPU.
     """
-    global connected
     gpus = tf.config.list_physical_devices("GPU")
     if gpu_ids and not gpus:
         why = " (TF_CPP_MIN_LOG_LEVEL=0 shows why)" if os.path.exists("/proc/driver/nvidia") else ""
@@ -69,18 +75,50 @@ def select(gpu_ids, deterministic=False, workers=None):
             tf.config.threading.set_inter_op_parallelism_threads(1)
             tf.config.threading.set_intra_op_parallelism_threads(1)
     if workers:
-        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-        if handlers[signal.SIGINT] is signal.default_int_handler:
-            signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python cannot hear Ctrl-C while TensorFlow waits for the others
-        strategy = tf.distribute.MultiWorkerMirroredStrategy(tf.distribute.cluster_resolver.SimpleClusterResolver(
-            **workers, num_accelerators={"GPU": len(chosen)}, rpc_layer="grpc"))
-        for number, handler in handlers.items():
-            signal.signal(number, handler)  # TensorFlow has one of its own in SIGTERM's place, which ignores it
-        connected = True
-        return strategy
+        return _connect(workers, len(chosen))
     # By name, since of its own it would look into TF_CONFIG.
     several = [f"GPU:{i}" for i in range(len(chosen))]
     return tf.distribute.MirroredStrategy(several) if len(chosen) > 1 else tf.distribute.get_strategy()
+
+
+def _connect(workers, gpus):
+    """The strategy of this worker, once all are there."""
+    global connected
+    _wait_for_all(workers)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    if handlers[signal.SIGINT] is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python cannot hear Ctrl-C while TensorFlow connects
+    strategy = tf.distribute.MultiWorkerMirroredStrategy(tf.distribute.cluster_resolver.SimpleClusterResolver(
+        **workers, num_accelerators={"GPU": gpus}, rpc_layer="grpc"))
+    for number, handler in handlers.items():
+        signal.signal(number, handler)  # TensorFlow has one of its own in SIGTERM's place, which ignores it
+    connected = True
+    return strategy
+
+
+def _wait_for_all(workers):
+    """Returns when each of the other workers' ports has answered, to this function there or already to TensorFlow.
+
+    TensorFlow would wait as well, but with a handler of its own that ignores SIGTERM, and without letting Python run.
+    """
+    spec = workers["cluster_spec"]
+    own = spec.task_address(workers["task_type"], workers["task_id"])
+    addresses = [(host.strip("[]"), int(port)) for job in spec.jobs for address in spec.job_tasks(job) if address != own
+                 for host, _, port in [address.rpartition(":")]]
+    both = socket.has_dualstack_ipv6()
+    try:
+        listening = socket.create_server(("", int(own.rpartition(":")[2])), dualstack_ipv6=both,
+                                         family=socket.AF_INET6 if both else socket.AF_INET)
+    except OSError as error:
+        raise InputError(f"this worker's address {own} is not free on this machine ({error.strerror}); is another run using "
+                         "it? Choose another port, in TF_CONFIG on all workers") from error
+    with listening:
+        for address in addresses:
+            while True:
+                with contextlib.suppress(OSError):
+                    socket.create_connection(address, timeout=5).close()
+                    break
+                time.sleep(0.2)
 
 
 def is_chief(strategy):

@@ -99,6 +99,22 @@ def test_a_worker_that_dies_ends_the_others_and_the_same_commands_go_on(tmp_path
     assert f"Stopped by SIGTERM after iteration {last.name.split('-')[1]}; the same command goes on" in output
 
 
+def test_signals_are_heard_while_a_worker_waits_for_the_others(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        missing = f"127.0.0.1:{free.getsockname()[1]}"
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = taken.getsockname()
+    waiting = []
+    for number, cluster in enumerate(([f"127.0.0.1:{address[1]}", missing], [missing, f"127.0.0.1:{address[1] + 1}"])):
+        waiting.append(start(("train.py",), "--checkpoints-path", str(tmp_path), TF_CONFIG=json.dumps(
+            {"cluster": {"worker": cluster}, "task": {"type": "worker", "index": number}})))
+    for process, number in zip(waiting, (signal.SIGTERM, signal.SIGINT)):
+        wait_for(process, "Waiting for all")
+        process.send_signal(number)
+    assert waiting[0].wait(20) == -signal.SIGTERM and waiting[1].wait(20) == 128 + signal.SIGINT
+    assert not any(process.stderr.read() for process in waiting)
+
+
 SLURM = {"SLURM_STEP_NUM_TASKS": "3", "SLURM_STEP_NODELIST": "n[1-2]", "SLURM_STEP_TASKS_PER_NODE": "2,1", "SLURM_JOB_ID": "7"}
 
 
@@ -121,6 +137,8 @@ def test_who_the_workers_are(environment, expected, monkeypatch):
     ({"TF_CONFIG": "nonsense"}, "TF_CONFIG does not tell"),
     ({"TF_CONFIG": '{"cluster": {"worker": ["a:1", "b:1"]}}'}, "TF_CONFIG does not tell"),
     ({"TF_CONFIG": '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 2}}'}, "index 2"),
+    *(({"TF_CONFIG": f'{{"cluster": {{"worker": ["a:1", "{address}"]}}, "task": {{"type": "worker", "index": 0}}}}'},
+       f"{address} is no HOST:PORT") for address in ("b", "b:", ":1", "b:x", "b:0", "b:-1", "b:70000")),
     ({"TF_CONFIG": '{"cluster": {"ps": ["a:1"], "worker": ["b:1"]}, "task": {"type": "ps", "index": 0}}'}, "jobs are"),
     (SLURM, "SLURM_PROCID not found"),
     ({**SLURM, "SLURM_PROCID": "2", "SLURMD_NODENAME": "n1"}, "takes n2 for worker 2, which is on n1")])
@@ -129,6 +147,16 @@ def test_workers_that_cannot_be_told(environment, words, monkeypatch):
         monkeypatch.setenv(name, value)
     with pytest.raises(InputError, match=words):
         devices.cluster()
+
+
+def test_an_address_that_is_taken(cli, monkeypatch, tmp_path):
+    with socket.create_server(("", 0)) as taken:
+        port = taken.getsockname()[1]
+        monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": {"worker": [f"localhost:{port}", "localhost:1"]},
+                                                    "task": {"type": "worker", "index": 0}}))
+        result = cli("train.py", *LINE, "--checkpoints-path", tmp_path)
+    assert result.code == 2 and result.stderr.count("\n") == 1 and f"localhost:{port} is not free" in result.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_does_not_train_works_alone(tiny_checkpoint, cli, monkeypatch):
