@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from benchmarks.flops import flops_per_image
+from benchmarks.common import finish, flops_per_image, prepared_model, random_images
 from src.options import positive, positive_count
 
 BLOCK = 4093  # values: two of them fit the compressor's window of 32 KiB; prime, so that no two filters become the same
@@ -87,12 +87,9 @@ def main(arguments=None):
     options = read(arguments)
     options.folder.mkdir(parents=True, exist_ok=True)
     from src import devices  # only now, so that --help and a wrong folder answer without waiting for TensorFlow
-    from src.model import Model
-    from src.networks import NetworkConfig
 
     devices.select([])
-    model = Model(NetworkConfig(options.dataset, filters=options.filters), options.precision, jit=True, seed=options.seed)
-    model.prepare_training(lr=options.lr)
+    model = prepared_model(options.dataset, options.filters, options.precision, jit=True, seed=options.seed, lr=options.lr)
     if options.repeat_weights:
         for variable in model.generator.trainable_variables + model.discriminator.trainable_variables:
             repeat(variable)
@@ -105,14 +102,12 @@ def main(arguments=None):
     reference = options.folder / "reference.json"
     reference.unlink(missing_ok=True)  # an earlier export's
     if options.reference:
-        shape = (options.batch_size, model.size, model.size, 3)
-        images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+        images = random_images(options.batch_size, model.size)
         steps = [model.train_step(images) for _ in range(options.reference)]
         reference.write_text(json.dumps({name: [float(step[name]) for step in steps] for name in results}) + "\n")
     size = sum(file.stat().st_size for file in options.folder.iterdir() if file.is_file())
     print(f"{options.folder}: {len(state)} variables, {len(updates)} of them updated; {size / 2**20:.1f} MiB")
-    print(json.dumps({"folder": str(options.folder), "bytes": size, "flops_per_image": meta["flops_per_image"],
-                      **meta["export"]}))
+    return finish({"folder": str(options.folder), "bytes": size, "flops_per_image": meta["flops_per_image"], **meta["export"]})
 
 
 if __name__ == "__main__":

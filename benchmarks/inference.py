@@ -7,7 +7,6 @@ graph: every measure with its conversions. Overlapped work shows: then the sum i
 """
 
 import argparse
-import json
 import os
 import sys
 import tempfile
@@ -15,15 +14,12 @@ import threading
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-import skimage.data
 from PIL import Image
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from benchmarks.common import finish, pictures, prepared_model
 from src import checkpoints, colorization, devices, evaluation
-from src.data import DATASETS, Demo, images, pipeline
-from src.model import Model
-from src.networks import NetworkConfig
+from src.data import DATASETS, images, pipeline
 from src.options import parse
 
 
@@ -55,10 +51,10 @@ class Stopwatch:
 def photographs(folder, count, width, height):
     """Writes JPEGs of quality 90 of scikit-image's photographs, scaled to one size."""
     folder.mkdir(parents=True)
+    originals = pictures()
     for i in range(count):
-        picture = getattr(skimage.data, Demo.photographs[i % len(Demo.photographs)])()
-        picture = Image.fromarray(picture[0] if isinstance(picture, tuple) else picture)
-        picture.resize((width, height), Image.Resampling.BICUBIC).save(folder / f"{i:05}.jpg", quality=90)
+        picture = originals[i % len(originals)].resize((width, height), Image.Resampling.BICUBIC)
+        picture.save(folder / f"{i:05}.jpg", quality=90)
 
 
 def evaluate(model, tests, batch_size):
@@ -101,32 +97,42 @@ def colorize(model, folder, output, batch_size, size):
     return len(jobs) / (time.perf_counter() - start), watch.sums()
 
 
-def main():
+def read(arguments):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--evaluated", type=int, default=64, help="256x256 test images to evaluate")
     parser.add_argument("--colorized", type=int, default=48, help="JPEGs of 1152x864 pixels to colorize")
     parser.add_argument("--filters", type=int, default=64)
     parser.add_argument("--size", type=int, default=0, help="colorize's: pixels of the longer side that the network sees")
     parser.add_argument("--gpu-ids", default="0")
-    own = parser.parse_args()
+    return parser.parse_args(arguments)
+
+
+def measure(own, folder):
+    """Returns for each of the two: (batch size, images/s, seconds spent in parts, images)."""
+    photographs(folder / "data" / "val_256", own.evaluated, 256, 256)
+    photographs(folder / "pictures", own.colorized, 1152, 864)
+    (folder / "runs" / "places365").mkdir(parents=True)
+    common = ["--dataset", "places365", "--checkpoints-path", str(folder / "runs"), "--gpu-ids", own.gpu_ids]
+    options = parse([*common, "--dataset-path", str(folder / "data")], "evaluate", DATASETS)
+    devices.select(options.gpu_ids)  # before the first model
+    model = prepared_model("places365", own.filters)
+    checkpoints.save(model.state(), model.config, folder / "runs" / "places365" / "CGAN_places365-0",
+                     {"dataset": "places365", "options": {}})
+    model, _ = checkpoints.load_for_inference(options)
+    tests = DATASETS["places365"](folder / "data", "test")
+    found = {"evaluate": (options.batch_size, *evaluate(model, tests, options.batch_size), len(tests))}
+    options = parse([*common, "--test-input", str(folder / "pictures"), "--test-output", str(folder / "results")],
+                    "colorize", DATASETS)
+    found["colorize"] = (options.batch_size, *colorize(
+        model, folder / "pictures", folder / "results", options.batch_size, own.size or model.size), own.colorized)
+    return found
+
+
+def main(arguments=None):
+    own = read(arguments)
     with tempfile.TemporaryDirectory(prefix="inference-") as name:
-        folder = Path(name)
-        photographs(folder / "data" / "val_256", own.evaluated, 256, 256)
-        photographs(folder / "pictures", own.colorized, 1152, 864)
-        (folder / "runs" / "places365").mkdir(parents=True)
-        model = Model(NetworkConfig("places365", filters=own.filters), seed=1)
-        checkpoints.save(model.state(), model.config, folder / "runs" / "places365" / "CGAN_places365-0",
-                         {"dataset": "places365", "options": {}})
-        common = ["--dataset", "places365", "--checkpoints-path", str(folder / "runs"), "--gpu-ids", own.gpu_ids]
-        options = parse([*common, "--dataset-path", str(folder / "data")], "evaluate", DATASETS)
-        model, _ = checkpoints.load_for_inference(options)
-        tests = DATASETS["places365"](folder / "data", "test")
-        results = {"device": devices.describe(), "cores": os.cpu_count(), "filters": own.filters}
-        found = {"evaluate": (options.batch_size, *evaluate(model, tests, options.batch_size), len(tests))}
-        options = parse([*common, "--test-input", str(folder / "pictures"), "--test-output", str(folder / "results")],
-                        "colorize", DATASETS)
-        found["colorize"] = (options.batch_size, *colorize(
-            model, folder / "pictures", folder / "results", options.batch_size, own.size or model.size), own.colorized)
+        found = measure(own, Path(name))
+    results = {"device": devices.describe(), "cores": os.cpu_count(), "filters": own.filters}
     for name, (batch_size, rate, spent, count) in found.items():
         total = sum(spent.values())
         results[name] = {"images_per_s": rate, "batch_size": batch_size, "ms_per_image": 1000 / rate,
@@ -134,7 +140,7 @@ def main():
                          "shares": {part: took / total for part, took in spent.items()}}
         print(f"{name}: {rate:.2f} images/s, {1000 / rate:.1f} ms an image; spent: " + ", ".join(
             f"{part} {took / count * 1000:.1f} ms ({took / total:.0%})" for part, took in spent.items()))
-    print(json.dumps(results))
+    return finish(results)
 
 
 if __name__ == "__main__":

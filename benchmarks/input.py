@@ -11,7 +11,6 @@ on the generated JPEGs alone; and that of the input alone, without networks, abo
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -19,8 +18,13 @@ import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from benchmarks.common import finish, pictures
+
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
 
 EMPTY = "from src import devices"
 INPUT = """
@@ -45,17 +49,9 @@ PEAK = "\nimport resource; print('peak', resource.getrusage(resource.RUSAGE_SELF
 
 def photographs(folder, count):
     """Writes 256x256 JPEGs of quality 85, random squares of scikit-image's photographs; returns their paths."""
-    import numpy as np
-    import skimage.data
-    from PIL import Image
-
-    from src.data import Demo
-
     folder.mkdir(parents=True, exist_ok=True)
-    pictures = [getattr(skimage.data, name)() for name in Demo.photographs]
-    pictures = [Image.fromarray(picture[0] if isinstance(picture, tuple) else picture) for picture in pictures]
     draw, paths = np.random.default_rng(1), [folder / f"{i:08}.jpg" for i in range(count)]
-    for path, picture in zip(paths, pictures * count):
+    for path, picture in zip(paths, pictures() * count):
         side = draw.integers(128, min(picture.size), endpoint=True)
         left, top = (draw.integers(0, length - side, endpoint=True) for length in picture.size)
         picture.resize((256, 256), Image.Resampling.BICUBIC, (left, top, left + side, top + side)).save(path, quality=85)
@@ -135,7 +131,7 @@ def child(program, *arguments):
     return done.stdout.splitlines()
 
 
-def main():
+def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=2000, help="JPEGs to generate")
     parser.add_argument("--batch-size", type=int, default=16)
@@ -143,7 +139,7 @@ def main():
     parser.add_argument("--seconds", type=float, default=5, help="of each measurement")
     parser.add_argument("--files", type=int, default=0, help="measure the start on a tree of so many files instead")
     parser.add_argument("--folder", type=Path, help="where the temporary folder shall be made")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="input-", dir=options.folder) as name:
         folder = Path(name)
         paths = photographs(folder / "data_256" / "a", options.count)
@@ -162,7 +158,7 @@ def main():
             print(f"pipeline {results['images_per_s']:.0f} images/s ({results['cpu_us']:.0f} us of CPU each), bare decoding "
                   f"{results['bare_images_per_s']:.0f} ({results['bare_cpu_us']:.0f} us): ratio {results['ratio']:.2f}; "
                   f"{results['memory_bytes'] / 1e6:.0f} MB of memory, on {os.cpu_count()} cores")
-    print(json.dumps({**results, "cores": os.cpu_count(), "batch_size": options.batch_size}))
+    return finish({**results, "cores": os.cpu_count(), "batch_size": options.batch_size})
 
 
 if __name__ == "__main__":

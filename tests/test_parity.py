@@ -18,6 +18,14 @@ RECORDS = Path(__file__).parent / "parity"
 RUNS = [("cifar10", "lab", False), ("cifar10", "rgb", True), ("places365", "lab", True)]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def full_precision():
+    """GPUs would round float32 products to TF32."""
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+    yield
+    tf.config.experimental.enable_tensor_float_32_execution(True)
+
+
 @pytest.fixture(scope="module", params=RUNS, ids=[f"{dataset}-{space}" for dataset, space, _ in RUNS])
 def run(request):
     dataset, color_space, smoothing = request.param
