@@ -27,11 +27,15 @@ def _run(options):
     try:
         # Only now, so that --help and wrong options answer without waiting for TensorFlow.
         return importlib.import_module(f"src.{ROOMS[options.mode]}").run(options) or 0
-    except InputError as error:
-        print(f"{os.path.basename(sys.argv[0])}: error: {error}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         return 128 + 2  # as a shell says it
+    except Exception as error:
+        devices = sys.modules.get("src.devices")
+        told = error if isinstance(error, InputError) else devices and devices.explained(error)
+        if not told:
+            raise
+        print(f"{os.path.basename(sys.argv[0])}: error: {told}", file=sys.stderr)
+        return 2
 
 
 if __name__ == "__main__":

@@ -196,7 +196,8 @@ def run(options):
 
     checks = {"parity": parity, "deterministic": deterministic, "resume": resume}
     rows = {"timing": timings, "scaling": scalings}
-    jobs = [("checks", name, functools.partial(check, options, gpus)) for name, check in checks.items() if name in options.parts]
+    jobs = [("checks", name, functools.partial(check, options, gpus)) for name, check in checks.items()
+            if name in options.parts]
     jobs += [("rows", name, functools.partial(step, options, *arguments)) for part, make in rows.items()
              if part in options.parts for name, arguments in make(options, gpus)]
     if "inference" in options.parts:

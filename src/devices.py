@@ -61,7 +61,7 @@ def select(gpu_ids, deterministic=False, workers=None):
     """
     gpus = tf.config.list_physical_devices("GPU")
     if gpu_ids and not gpus:
-        why = " (TF_CPP_MIN_LOG_LEVEL=0 shows why)" if os.path.exists("/proc/driver/nvidia") else ""
+        why = " (TF_CPP_MIN_LOG_LEVEL=0 shows why; see docs/gpu.md)" if os.path.exists("/proc/driver/nvidia") else ""
         print(f"No GPU is visible to TensorFlow{why}: going on on the CPU.", flush=True)
     elif gpu_ids and max(gpu_ids) >= len(gpus):
         raise InputError(f"--gpu-ids {','.join(map(str, gpu_ids))}: this machine has GPUs 0 to {len(gpus) - 1}")
@@ -69,6 +69,9 @@ def select(gpu_ids, deterministic=False, workers=None):
     tf.config.set_visible_devices(chosen, "GPU")
     for gpu in chosen:
         tf.config.experimental.set_memory_growth(gpu, True)  # the rest of the GPU stays free for others
+        if _capability(gpu)[0] > _newest_built_for():
+            print(f"{gpu.name} has compute capability {'.'.join(map(str, _capability(gpu)))}, newer than this TensorFlow was "
+                  "built for: it may fail; see docs/gpu.md.", flush=True)
     if deterministic:
         tf.config.experimental.enable_op_determinism()
         if not chosen:
@@ -164,25 +167,63 @@ def lost_workers_told():
                          "may say why. The same commands, on all workers, go on from the last save") from error
 
 
+# What the GPU's libraries say when something is missing -> what to do.
+GPU_FAULTS = {
+    "No PTX compilation provider": 'XLA finds no ptxas: pip install "tensorflow[and-cuda]", or compile without it: --jit False',
+    "libdevice not found": 'XLA finds no libdevice: pip install "tensorflow[and-cuda]", or compile without it: --jit False',
+    "DNN library initialization failed": "cuDNN does not start: another version is found first, or the GPU's memory is full",
+    "No DNN in stream executor": "cuDNN does not start: another version is found first, or the GPU's memory is full",
+    "CUDA_ERROR_INVALID_PTX": "TensorFlow has no kernels for this GPU",
+    "CUDA_ERROR_INVALID_HANDLE": "TensorFlow has no kernels for this GPU",
+    "CUDA_ERROR_UNSUPPORTED_PTX_VERSION": "the NVIDIA driver is older than CUDA's kernels",
+    "no kernel image is available": "TensorFlow has no kernels for this GPU",
+    "NCCL": "the GPUs cannot talk to each other",
+    "OOM when allocating": "there is not enough memory: a smaller --batch-size needs less",
+    "Out of memory while trying to allocate": "there is not enough memory: a smaller --batch-size needs less",
+}
+
+
+def explained(error):
+    """The InputError that tells a user what to do about an exception of TensorFlow's, or None."""
+    if isinstance(error, tf.errors.OpError):
+        for words, cure in GPU_FAULTS.items():
+            if words in str(error):
+                return InputError(f"{cure}. docs/gpu.md tells more. TensorFlow said: ...{words}...")
+    return None
+
+
 def _gpu():
     visible = tf.config.get_visible_devices("GPU")
     return visible[0] if visible else None
+
+
+def _capability(gpu):
+    """Compute capability of a GPU, e.g. (9, 0)."""
+    return tf.config.experimental.get_device_details(gpu).get("compute_capability", (0, 0))
+
+
+def _newest_built_for():
+    """The newest major compute capability that this TensorFlow has kernels for."""
+    built = tf.sysconfig.get_build_info().get("cuda_compute_capabilities", [])  # such as "sm_80", "compute_90"
+    return max((int(name.rpartition("_")[2]) // 10 for name in built), default=99)
 
 
 def precision(wish):
     """The --precision to compute in: "auto" is bfloat16 on GPUs that have it (compute capability 8 on), else float32."""
     if wish != "auto":
         return wish
-    capability = tf.config.experimental.get_device_details(_gpu()).get("compute_capability", (0,)) if _gpu() else (0,)
-    return "bfloat16" if capability[0] >= 8 else "float32"
+    return "bfloat16" if _gpu() and _capability(_gpu())[0] >= 8 else "float32"
 
 
 def jit(wish, strategy):
-    """Whether to compile with XLA: "auto" is on one GPU. On CPUs its convolutions are several times slower."""
+    """Whether to compile with XLA: "auto" is on one GPU that it was built for: for a newer one it aborts the process. On CPUs
+    its convolutions are several times slower."""
     several = strategy.num_replicas_in_sync > 1
     if wish is True and several:
         raise InputError("--jit True: only on one device; replicas meet in the middle of an iteration")
-    return _gpu() is not None and not several if wish == "auto" else wish
+    if wish != "auto":
+        return wish
+    return _gpu() is not None and not several and _capability(_gpu())[0] <= _newest_built_for()
 
 
 def describe(strategy=None):

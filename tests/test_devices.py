@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -90,3 +91,40 @@ def test_devices_that_are_not_there(monkeypatch, capsys):
         devices.select([])
         assert capsys.readouterr().out == ""
         assert devices.precision("auto") == "float32" and devices.jit("auto", devices.select([])) is False
+
+
+@pytest.mark.parametrize("capability, compiled", [((7, 5), True), ((9, 0), True), ((10, 0), False), ((12, 0), False)])
+def test_a_gpu_newer_than_tensorflow_is_told_and_not_compiled_for(capability, compiled, monkeypatch, capsys):
+    """XLA aborts the process there, and no message of ours could follow."""
+    config, gpu = devices.tf.config, SimpleNamespace(name="GPU:0")
+    monkeypatch.setattr(config, "list_physical_devices", lambda kind: [gpu])
+    monkeypatch.setattr(config, "get_visible_devices", lambda kind: [gpu])
+    monkeypatch.setattr(config, "set_visible_devices", lambda chosen, kind: None)
+    monkeypatch.setattr(config.experimental, "set_memory_growth", lambda gpu, enable: None)
+    monkeypatch.setattr(config.experimental, "get_device_details", lambda gpu: {"compute_capability": capability})
+    monkeypatch.setattr(devices.tf.sysconfig, "get_build_info",
+                        lambda: {"cuda_compute_capabilities": ["sm_60", "sm_89", "compute_90"]})
+    strategy = devices.select([0])
+    assert devices.jit("auto", strategy) is compiled and devices.jit(True, strategy) is True
+    assert devices.precision("auto") == ("bfloat16" if capability[0] >= 8 else "float32")
+    assert ("newer than this TensorFlow was built for" in capsys.readouterr().out) is not compiled
+
+
+def test_what_the_gpus_libraries_say_becomes_a_message(cli, monkeypatch, tmp_path):
+    errors = devices.tf.errors
+    said = "No PTX compilation provider is available. Neither ptxas/nvlink nor nvjtlink is available."
+
+    def fail(error):
+        def select(*_):
+            raise error
+        monkeypatch.setattr(devices, "select", select)
+        return cli("train.py", "--dataset", "demo", "--checkpoints-path", tmp_path)
+
+    result = fail(errors.UnavailableError(None, None, said))
+    assert result.code == 2 and "--jit False" in result.stderr and "docs/gpu.md" in result.stderr
+    result = fail(errors.ResourceExhaustedError(None, None, "OOM when allocating tensor with shape[16,256,256,64]"))
+    assert result.code == 2 and "smaller --batch-size" in result.stderr and result.stderr.count("\n") == 1
+    with pytest.raises(errors.InternalError):
+        fail(errors.InternalError(None, None, "something else"))
+    page = (Path(__file__).parent.parent / "docs" / "gpu.md").read_text()
+    assert all(words in page for words in devices.GPU_FAULTS)
