@@ -160,8 +160,9 @@ def lost_workers_told():
         yield
     except tf.errors.OpError as error:
         # Besides Unavailable there are Internal, Cancelled and others, of a collective that is aborted and while connecting.
-        if not (isinstance(error, tf.errors.UnavailableError) or "Collective ops is aborted" in str(error)
-                or "CoordinationService" in str(error)):
+        lost = "Collective ops is aborted" in str(error) or "CoordinationService" in str(error)
+        # XLA without its compiler says Unavailable as well.
+        if not (lost or (isinstance(error, tf.errors.UnavailableError) and not explained(error))):
             raise
         raise InputError("another worker has ended or cannot be reached, and training needs all; that worker's own messages "
                          "may say why. The same commands, on all workers, go on from the last save") from error

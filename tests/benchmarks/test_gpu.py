@@ -25,6 +25,7 @@ def here(monkeypatch):
     monkeypatch.setattr(gpu, "start", start)
 
 
+@pytest.mark.slow
 def test_the_cpus_part(here, capsys, monkeypatch):
     monkeypatch.setattr(gpu, "train", lambda *_, **__: {"record": 1, "weights": np.ones(3)})
     assert gpu.main([*TINY, "--parts", "deterministic", "resume", "timing", "scaling"]) == 0
