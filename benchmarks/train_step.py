@@ -118,7 +118,7 @@ def bare(arguments, strategy):
     arguments.size, replicas = model.size, strategy.num_replicas_in_sync
     images = tf.constant(random_images(arguments.batch_size // replicas, model.size))
     if replicas > 1:
-        part, images = images, strategy.experimental_distribute_values_from_function(lambda _: part)
+        images = strategy.experimental_distribute_values_from_function(lambda _, part=images: part)
     matrices = "float32" if arguments.matrix_precision == "float32" else model.precision
     product = matrix_product(arguments.matrix, matrices)
 

@@ -177,15 +177,14 @@ GPU_FAULTS = {
     "CUDA_ERROR_INVALID_PTX": "TensorFlow has no kernels for this GPU",
     "CUDA_ERROR_INVALID_HANDLE": "TensorFlow has no kernels for this GPU",
     "CUDA_ERROR_UNSUPPORTED_PTX_VERSION": "the NVIDIA driver is older than CUDA's kernels",
-    "no kernel image is available": "TensorFlow has no kernels for this GPU",
     "NCCL": "the GPUs cannot talk to each other",
-    "OOM when allocating": "there is not enough memory: a smaller --batch-size needs less",
-    "Out of memory while trying to allocate": "there is not enough memory: a smaller --batch-size needs less",
 }
 
 
 def explained(error):
     """The InputError that tells a user what to do about an exception of TensorFlow's, or None."""
+    if isinstance(error, tf.errors.ResourceExhaustedError) and "alloc" in str(error).lower():  # a full disk says it, too
+        return InputError("the device has not enough memory; a smaller --batch-size needs less. docs/gpu.md tells more")
     if isinstance(error, tf.errors.OpError):
         for words, cure in GPU_FAULTS.items():
             if words in str(error):
