@@ -1,11 +1,13 @@
 """Several workers: two processes on this machine that train as one, and what happens when one of them ends."""
 
+import contextlib
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -100,16 +102,20 @@ def test_a_worker_that_dies_ends_the_others_and_the_same_commands_go_on(tmp_path
 
 
 def test_signals_are_heard_while_a_worker_waits_for_the_others(tmp_path):
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        missing = f"127.0.0.1:{free.getsockname()[1]}"
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        address = taken.getsockname()
-    waiting = []
-    for number, cluster in enumerate(([f"127.0.0.1:{address[1]}", missing], [missing, f"127.0.0.1:{address[1] + 1}"])):
-        waiting.append(start(("train.py",), "--checkpoints-path", str(tmp_path), TF_CONFIG=json.dumps(
-            {"cluster": {"worker": cluster}, "task": {"type": "worker", "index": number}})))
-    for process, number in zip(waiting, (signal.SIGTERM, signal.SIGINT)):
+    with contextlib.ExitStack() as stack:
+        free = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(3)]
+        first, second, missing = (one.getsockname()[1] for one in free)
+    waiting = [start(("train.py",), "--checkpoints-path", str(tmp_path), TF_CONFIG=json.dumps(
+        {"cluster": {"worker": [f"127.0.0.1:{port}" for port in ports]}, "task": {"type": "worker", "index": number}}))
+        for number, ports in enumerate(([first, missing], [missing, second]))]
+    for process, port, number in zip(waiting, (first, second), (signal.SIGTERM, signal.SIGINT)):
         wait_for(process, "Waiting for all")
+        while True:
+            with contextlib.suppress(OSError):
+                socket.create_connection(("127.0.0.1", port)).close()
+                break
+            time.sleep(0.1)
+        time.sleep(1)  # TensorFlow, if it were let, would put its own handler there a moment later
         process.send_signal(number)
     assert waiting[0].wait(20) == -signal.SIGTERM and waiting[1].wait(20) == 128 + signal.SIGINT
     assert not any(process.stderr.read() for process in waiting)
