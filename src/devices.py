@@ -208,11 +208,23 @@ def _newest_built_for():
     return max((int(name.rpartition("_")[2]) // 10 for name in built), default=99)
 
 
-def precision(wish):
-    """The --precision to compute in: "auto" is bfloat16 on GPUs that have it (compute capability 8 on), else float32."""
+def precision(wish, inference=False):
+    """The --precision to compute in: "auto" is bfloat16 on GPUs that have it (compute capability 8 on), at inference also on
+    CPUs that have it, else float32."""
     if wish != "auto":
         return wish
-    return "bfloat16" if _gpu() and _capability(_gpu())[0] >= 8 else "float32"
+    has_it = _capability(_gpu())[0] >= 8 if _gpu() else inference and _cpu_has_bfloat16()
+    return "bfloat16" if has_it else "float32"
+
+
+def _cpu_has_bfloat16():
+    """Whether the CPU multiplies bfloat16 itself; else it would be slower than float32. Told on Linux only."""
+    try:
+        with open("/proc/cpuinfo") as file:
+            flags = next((line for line in file if line.startswith("flags")), "").split()
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
 def jit(wish, strategy):

@@ -120,8 +120,9 @@ OPTIONS = (
      "decay of a moving average of the generator's weights, for use instead of them (0.999 is usual); 0: none"),
     ("start-from", None, Path, TRAIN,
      "prefix of a checkpoint whose weights a new run starts from, such as checkpoints/places365/pretrained"),
-    ("precision", "auto", one_of("auto", "float32", "bfloat16", "float16"), TRAIN,
-     "of the networks' arithmetic; auto: bfloat16 on GPUs that have it, else float32"),
+    ("precision", {mode: "float32" if mode == "evaluate" else "auto" for mode in MODES},
+     one_of("auto", "float32", "bfloat16", "float16"), EVERY,
+     "of the networks' arithmetic; auto: bfloat16 on GPUs that have it, and at inference on CPUs that have it, else float32"),
     ("jit", "auto", boolean_or_auto, TRAIN, "compile with XLA; auto: on GPUs"),
     ("deterministic", False, boolean, TRAIN, "two runs bit-identical; slower (half speed on two CPU cores)"),
 

@@ -1,5 +1,6 @@
 """Several devices: two logical CPUs stand for two GPUs, in a process of their own since devices are chosen once."""
 
+import io
 import json
 import subprocess
 import sys
@@ -128,3 +129,12 @@ def test_what_the_gpus_libraries_say_becomes_a_message(cli, monkeypatch, tmp_pat
         fail(errors.InternalError(None, None, "something else"))
     page = (Path(__file__).parent.parent / "docs" / "gpu.md").read_text()
     assert all(words in page for words in devices.GPU_FAULTS)
+
+
+@pytest.mark.parametrize("flags, inference, expected", [
+    ("fma avx512_bf16", True, "bfloat16"), ("fma amx_bf16", True, "bfloat16"), ("fma avx512f", True, "float32"),
+    ("fma avx512_bf16", False, "float32")])
+def test_cpus_with_bfloat16_use_it_at_inference(monkeypatch, flags, inference, expected):
+    monkeypatch.setattr("builtins.open", lambda *_: io.StringIO(f"processor : 0\nflags : {flags}\n"))
+    assert devices.precision("auto", inference) == expected
+    assert devices.precision("float16", inference) == "float16"

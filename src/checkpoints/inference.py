@@ -51,7 +51,8 @@ def load_for_inference(options):
         print(f"{path}: no run of your own; the published generator is taken.", flush=True)
         path /= PUBLISHED
     changes = {name: getattr(options, name, None) for name in ("color_space", "normalization", "image_size")}
-    opened = first_readable(find, lambda prefix: load(prefix, averaged=options.averaged, **changes))
+    precision = devices.precision(options.precision, inference=True)
+    opened = first_readable(find, lambda prefix: load(prefix, precision, options.averaged, **changes))
     if not opened:
         raise InputError(f"{path}: no checkpoint {options.name}_{options.dataset} here; train one (python train.py --dataset "
                          f"{options.dataset}), or name another folder or prefix with --checkpoints-path")
