@@ -59,17 +59,17 @@ def photographs(folder, count, width, height):
 
 def evaluate(model, tests, batch_size):
     """Evaluates a dataset as evaluation.run does -> images/s, seconds spent in parts."""
-    names, measure = evaluation.measurer(model, [2.0, 5.0], [10.0, 10.0])
+    measure = evaluation.measurer(model, [2.0, 5.0], [10.0, 10.0])
     _, sample = next(iter(pipeline.test_batches(tests, batch_size)))
     alone = {}
-    for part, work in (("network", lambda: model.evaluate(sample)[0].numpy()), ("lab", lambda: measure(sample).numpy()),
+    for part, work in (("network", lambda: model.evaluate(sample)[0].numpy()), ("lab", lambda: measure(sample)[1]["metrics"].numpy()),
                        ("decoding", lambda: [tests[i] for i in range(len(sample))])):
         work()  # compiles
         alone[part] = min(_seconds(work) for _ in range(3)) / len(sample) * len(tests)
     alone["lab"] -= alone["network"]
     start = time.perf_counter()
-    values = [measure(pixels) for _, pixels in pipeline.test_batches(tests, batch_size)]
-    assert sum(len(batch.numpy()) for batch in values) == len(tests)
+    outputs = [measure(pixels)[1]["metrics"].numpy() for _, pixels in pipeline.test_batches(tests, batch_size)]
+    assert sum(map(len, outputs)) == len(tests)
     return len(tests) / (time.perf_counter() - start), {**alone, "encoding": 0.0}
 
 

@@ -146,6 +146,12 @@ OPTIONS = (
     ("save-generator", None, Path, EVALUATE,
      "prefix of a small checkpoint to pass on: the generator alone, its kernels in 16 bits"),
 
+    ("output", None, Path, EVALUATE, "folder of the report; None: evaluation/<checkpoint's name> next to the checkpoint"),
+    ("results", None, Path, EVALUATE, "folder of another method's colorized test images, to measure instead of a checkpoint"),
+    ("save-images", False, boolean, EVALUATE, "write every colorized test image into the report's folder, as PNG"),
+    ("fid", False, boolean, EVALUATE,
+     "also the Fréchet distance of Keras Inception-v3 features; slow, and fetches 90 MB of weights the first time"),
+
     ("test-size", 100, positive_count, TURING, "trials of a person"),
     ("test-delay", 0.0, number(float, 0, 3600), TURING, "seconds to decide; 0: no limit"),
     ("ui", "auto", one_of("auto", "window", "web"), TURING, "a window, or a web page; auto: a window if there is a display"),

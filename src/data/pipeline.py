@@ -159,3 +159,24 @@ def test_batches(dataset, batch_size, unusable=None):
         yield from batches.filter(lambda indices, _: tf.size(indices) > 0).prefetch(2)
     except tf.errors.OpError as error:
         raise unusable.failure or error from None
+
+
+def full_batches(batches, batch_size):
+    """Batches again, each of `batch_size` if there are as many images: with batch statistics an image's colors depend on
+    how many neighbours it has. Images that came before fill up the last one.
+
+    Args:
+        batches: iterable of lists of arrays of one length, such as indices and images.
+    Yields: (list of arrays, new): the last `new` of a batch were in none before.
+    """
+    kept, new = [], 0
+    for arrays in batches:
+        kept = [np.concatenate(pair) for pair in zip(kept, arrays)] if kept else list(arrays)
+        new += len(arrays[0])
+        while new >= batch_size:
+            end = len(kept[0]) - new + batch_size
+            yield [array[end - batch_size:end] for array in kept], batch_size
+            new -= batch_size
+        kept = [array[-batch_size:] for array in kept]
+    if new:
+        yield kept, new

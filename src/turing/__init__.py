@@ -44,11 +44,9 @@ def draw(dataset, count: int, seed: int) -> tuple[list[str], np.ndarray]:
 
 def colorize(model, originals: np.ndarray, batch_size: int) -> np.ndarray:
     """uint8 (N, S, S, 3) -> uint8 (N, S, S, 3), in batches that are all full: their statistics may color an image."""
-    colorized = np.empty_like(originals)
-    for start in range(0, len(originals), batch_size):
-        start = max(0, min(start, len(originals) - batch_size))
-        colorized[start : start + batch_size] = model.colorize(originals[start : start + batch_size])
-    return colorized
+    from src.data.pipeline import full_batches  # with TensorFlow, which --summary does not need
+
+    return np.concatenate([model.colorize(images)[-new:] for (images,), new in full_batches([[originals]], batch_size)])
 
 
 def _report(folder: Path, test: dict | None, rows: list[Row]):

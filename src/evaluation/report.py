@@ -18,31 +18,31 @@ from src import files, logs
 from src.color import LUMA
 from src.data import images
 
-TITLES = {"mae": "MAE %", "psnr": "PSNR dB", "ssim": "SSIM", "colorfulness": "colorful"}
-PAPER = "The paper's figures (Nazeri et al. 2018, 200 epochs) are quoted from memory; nothing here has measured them."
-LEGEND = ("Below each mean: its 95% interval, a bootstrap over the images. MAE: less is better. Colorful: Hasler and "
-          "Süsstrunk's M; the nearer to the truth's the better.")
+TITLES = {"mae": "MAE %", "psnr": "PSNR dB", "ssim": "SSIM", "colorfulness": "colorful", "fid": "FID"}
+LEGEND = ("Below each mean: its 95% interval, a bootstrap over the images. MAE: less is better. Accuracy, PSNR, SSIM: more. "
+          "Colorful (Hasler and Süsstrunk's M): the nearer to the truth's the better. With true L: the same a and b, with the "
+          "original's lightness.")
+WIDTH, LABEL, CELL = 80, 12, 11  # columns of the terminal's table
 
 
 def rows(results):
     """The table: yields (label, means, intervals), two dicts by measure; intervals may be empty."""
     intervals = results["intervals"]
-    yield "network", results["metrics"], intervals["metrics"]
-    yield "  true lightness", results["metrics_true_lightness"], intervals["metrics_true_lightness"]
+    yield ("network" if results["checkpoint"] else "results"), results["metrics"], intervals["metrics"]
+    yield "with true L", results["metrics_true_lightness"], intervals["metrics_true_lightness"]
     yield "gray copied", results["baselines"]["gray"], intervals["baselines"]["gray"]
     if results["baselines"]["mean_chroma"]:
         yield "mean a, b", results["baselines"]["mean_chroma"], intervals["baselines"]["mean_chroma"]
     yield ("truth", {"colorfulness": results["metrics"]["colorfulness_truth"]},
            {"colorfulness": intervals["metrics"]["colorfulness_truth"]})
-    for name, figures in results["paper"].items():
-        yield f"paper's {name}", figures, {}
 
 
 def columns(results):
-    """Returns two dicts of measure to title: what images are compared by, and the losses."""
+    """Returns two dicts of measure to title: what images are compared by, and the losses, if there are any."""
     names = [name for name in results["metrics"] if name != "colorfulness_truth"]
-    losses = {name: name for name in names if "loss" in name}
-    return {name: TITLES.get(name) or f"{name.replace('accuracy', 'acc')} %" for name in names if name not in losses}, losses
+    losses = {name: name for name in names if "loss" in name and results["metrics"][name] is not None}
+    compared = {name: TITLES.get(name) or f"{name.replace('accuracy', 'acc')} %" for name in names if "loss" not in name}
+    return compared, losses
 
 
 def number(value):
@@ -55,57 +55,74 @@ def interval(bounds, dash="-"):
         return ""
     low, high = bounds
     digits = max(0, math.ceil(-math.log10((high - low) / 5 or 1)))
-    while len(text := f"{low:.{digits}f}{dash}{high:.{digits}f}") > 11 and digits:
+    while len(text := f"{low:.{digits}f}{dash}{high:.{digits}f}") >= CELL and digits:
         digits -= 1
     return text
 
 
-
 def table(results):
-    """The report for a terminal, at most 100 columns wide; notes may be longer, they wrap."""
+    """The report for a terminal of 80 columns."""
     compared, losses = columns(results)
+    out, titles, fit = ["", *_wrapped(describe(results))], list(compared), (WIDTH - LABEL) // CELL
+    for block in (titles[i:i + fit] for i in range(0, len(titles), fit)):
+        out += ["", " " * LABEL + "".join(f"{compared[name]:>{CELL}}" for name in block)]
+        for label, means, intervals in rows(results):
+            if any(name in means for name in block):
+                out.append(f"{label:{LABEL}}" + "".join(f"{number(means.get(name)):>{CELL}}" for name in block))
+                out.append(" " * LABEL + "".join(f"{interval(intervals.get(name)):>{CELL}}" for name in block))
+    out += ["" for _ in losses][:1]
+    for name in losses:
+        bounds = interval(results["intervals"]["metrics"][name])
+        out.append(f"{name:{LABEL + 2}}{number(results['metrics'][name]):>{CELL - 2}}{bounds:>{CELL + 2}}")
+    out = [line.rstrip() for line in out]
+    kept = [line for i, line in enumerate(out) if line or i == 0 or out[i - 1]]  # rows without intervals
+    return "\n".join([*kept, "", *(line for text in [LEGEND, *results["notes"]] for line in _wrapped(text))])
 
-    def lines(label, titles, means, intervals, width):
-        yield f"{label:16}" + "".join(f"{number(means.get(name)):>{width}}" for name in titles)
-        if any(intervals.get(name) for name in titles):
-            yield " " * 16 + "".join(f"{interval(intervals.get(name)):>{width}}" for name in titles)
 
-    out = ["", describe(results), "", f"{'':16}" + "".join(f"{title:>12}" for title in compared.values())]
-    for label, means, intervals in rows(results):
-        out += lines(label, compared, means, intervals, 12)
-    out += ["", f"{'losses':16}" + "".join(f"{title:>14}" for title in losses)]
-    out += lines("", losses, results["metrics"], results["intervals"]["metrics"], 14)
-    legend = [LEGEND, *([PAPER] if results["paper"] else []), *results["notes"]]
-    return "\n".join([*out, "", *(line for text in legend for line in textwrap.wrap(text, 100, break_long_words=False))])
+def _wrapped(text):
+    return textwrap.wrap(text, WIDTH, break_long_words=False, break_on_hyphens=False)
 
 
 def describe(results):
-    return (f"{results['dataset']}: {results['images']:,} test images; {Path(results['checkpoint']).name}, step "
-            f"{results['step']:,}, {results['color_space']}, {results['normalization']} statistics")
+    count = f"{results['dataset']}: {results['images']:,} test image{'s' * (results['images'] != 1)} with color"
+    if results["results"]:
+        return f"{count}; pictures of {results['results']['folder']}"
+    return (f"{count}; {Path(results['checkpoint']).name}, step {results['step']:,}, {results['color_space']}, "
+            f"{results['normalization']} statistics")
 
 
-def write(folder, results, shown, names, images_names, values, record):
+def printable(value):
+    """A nested value with every text in it such that it can be written as UTF-8: names of files may be any bytes."""
+    if isinstance(value, dict):
+        return {printable(key): printable(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [printable(part) for part in value]
+    return str(value).encode(errors="replace").decode() if isinstance(value, (str, Exception)) else value
+
+
+def write(folder, results, shown, values, names, record, run_folder):
     """Writes metrics.json, per_image.csv, grid.png and report.html into a folder; each beside its place, and renamed.
 
     Args:
         results: the contents of metrics.json.
         shown: dict of title to a list of (name, MAE in percent, original, colorized), the latter uint8 (S, S, 3).
-        names: of the measures, (protocol, measure); values: (images, measures).
-        record: of the checkpoint.
+        values: dict of (protocol, measure) to (images,), NaN where not measured; names: of the images.
+        record: of the checkpoint; empty if there is none; run_folder: its folder, with the logs.
     """
     with files.atomic_write(folder / "metrics.json") as part:
         part.write_text(json.dumps(results, indent=1, allow_nan=False) + "\n")
     with files.atomic_write(folder / "per_image.csv") as part, open(part, "w", newline="", errors="surrogateescape") as file:
         writer = csv.writer(file)
         writer.writerow(["image", *(name if protocol == "metrics" else f"{protocol.removeprefix('metrics_')}/{name}"
-                                    for protocol, name in names)])
-        writer.writerows([name, *(f"{value:.6g}" for value in row)] for name, row in zip(images_names, values))
+                                    for protocol, name in values)])
+        writer.writerows([name, *("" if math.isnan(value) else f"{value:.6g}" for value in row)]
+                         for name, row in zip(names, zip(*values.values())))
     groups = {f"{title.capitalize()} by MAE": [(name, f"MAE {error:.2f}%", _strip(original, output))
                                                for name, error, original, output in group]
               for title, group in shown.items()}
     images.write(folder / "grid.png", _grid(groups))
     with files.atomic_write(folder / "report.html") as part:
-        part.write_bytes(_page(folder.parent, results, groups, record).encode(errors="replace"))
+        part.write_bytes(_page(run_folder, results, groups, record).encode(errors="replace"))
 
 
 def _strip(original, output):
@@ -151,32 +168,39 @@ def _page(run_folder, results, groups, record):
     def head(titles):
         return "<tr><th></th>" + "".join(f"<th scope=col>{escape(title)}</th>" for title in titles.values()) + "</tr>"
 
-    def figures():
-        for title, group in groups.items():
-            yield f"<h2>{title}</h2><p class=dim>gray | original | colorized</p><div class=pictures>"
-            for name, caption, strip in group:
-                # Photographs as JPEG: 24 of them would be 10 MB as PNG.
-                kind = "png" if len(strip) < 256 else "jpeg"
-                yield (f"<figure><img alt='{escape(name)}: gray, original, colorized' src='{_embedded(strip, kind)}'>"
-                       f"<figcaption><b>{caption}</b> {escape(name)}</figcaption></figure>")
-            yield "</div>"
-
     def listed(values):
         return "".join(f"<dt>{escape(str(key))}</dt><dd>{escape(str(value))}</dd>" for key, value in values.items())
 
-    evaluation = {key: results[key] for key in ("checkpoint", "acc_thresh", "label_smoothing", "l1_weight", "batch_size",
-                                                "seed")}
-    networks = {key: record[key] for key in ("network", "color_space", "gray_range", "kernel_size", "filters",
-                                             "discriminator")}
-    trained = {**networks, **record.get("options", {})}
+    evaluation = {key: results[key] for key in ("checkpoint", "results", "image_size", "acc_thresh", "label_smoothing",
+                                                "l1_weight", "batch_size", "seed") if results[key] is not None}
+    if results["results"]:
+        evaluation["results"] = results["results"]["folder"]
+    networks = ("network", "color_space", "gray_range", "kernel_size", "filters", "discriminator")
+    trained = {key: record[key] for key in networks if key in record} | record.get("options", {})
+    more = []  # what only a checkpoint has
+    if losses:
+        body_of_losses = "".join(body([("mean", results["metrics"], results["intervals"]["metrics"])], losses))
+        more.append(f"<h2>Losses</h2><div class=wide><table id=losses><thead>{head(losses)}</thead><tbody>{body_of_losses}"
+                    "</tbody></table></div>")
+    if record:
+        more.append(f"<h2>Learning curves</h2>{_curves(run_folder, trained.get('visualize_window', 100))}")
+        more.append(f"<details><summary>The checkpoint's options</summary><dl>{listed(trained)}</dl></details>")
     return Template((Path(__file__).with_name("report.html")).read_text()).substitute(
-        title=escape(f"Evaluation of {Path(results['checkpoint']).name}"), summary=escape(describe(results)),
-        head=head(compared), body="".join(body(rows(results), compared)), losses_head=head(losses),
-        losses="".join(body([("mean", results["metrics"], results["intervals"]["metrics"])], losses)),
-        legend=escape(f"{LEGEND} {PAPER if results['paper'] else ''}"),
-        notes="".join(f"<li>{escape(note)}</li>" for note in results["notes"]), pictures="".join(figures()),
-        curves=_curves(run_folder, trained.get("visualize_window", 100)),
-        evaluation=listed(evaluation), options=listed(trained))
+        title=escape(f"Evaluation of {Path(results['checkpoint'] or evaluation['results']).name}"),
+        summary=escape(describe(results)), head=head(compared), body="".join(body(rows(results), compared)),
+        legend=escape(LEGEND), notes="".join(f"<li>{escape(note)}</li>" for note in results["notes"]),
+        pictures="".join(_figures(groups)), evaluation=listed(evaluation), more="".join(more))
+
+
+def _figures(groups):
+    for title, group in groups.items():
+        yield f"<h2>{title}</h2><p class=dim>gray | original | colorized</p><div class=pictures>"
+        for name, caption, strip in group:
+            # Photographs as JPEG: 24 of them would be 10 MB as PNG.
+            kind = "png" if len(strip) < 256 else "jpeg"
+            yield (f"<figure><img alt='{escape(name)}: gray, original, colorized' src='{_embedded(strip, kind)}'>"
+                   f"<figcaption><b>{caption}</b> {escape(name)}</figcaption></figure>")
+        yield "</div>"
 
 
 def _curves(run_folder, window):
