@@ -42,7 +42,7 @@ def test_mae_by_hand():
 def test_psnr_is_scikit_images(pairs):
     truth, output = pairs
     expected = each(skimage.metrics.peak_signal_noise_ratio, truth[:3], output[:3])
-    np.testing.assert_allclose(metrics.psnr(truth, output), [*expected, metrics.PSNR_CAP], rtol=1e-5)
+    np.testing.assert_allclose(metrics.psnr(truth, output), [*expected, np.inf], rtol=1e-5)
 
 
 def test_ssim_is_scikit_images(pairs):
@@ -90,5 +90,5 @@ def test_one_value_an_image_whatever_its_neighbours(pairs):
                     lambda s: metrics.ssim(truth[s], output[s]), lambda s: metrics.colorfulness(output[s]),
                     lambda s: metrics.accuracy(lab[0][s], lab[1][s], 30)):
         together = measure(slice(None))
-        assert together.shape == (4,) and together.dtype == "float32" and np.isfinite(together).all()
+        assert together.shape == (4,) and together.dtype == "float32" and not np.isnan(together).any()
         np.testing.assert_allclose(together, np.concatenate([measure(slice(0, 1)), measure(slice(1, 4))]), rtol=1e-6)

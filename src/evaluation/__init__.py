@@ -58,9 +58,9 @@ def run(options):
         results = {
             "dataset": options.dataset, "images": len(measured.rows), "checkpoint": checkpoint and str(checkpoint.prefix),
             "step": checkpoint and checkpoint.step, "color_space": model and model.config.color_space,
-            "normalization": model and model.config.normalization, "image_size": tests.size, **means, "intervals": intervals,
-            "results": given and {"folder": str(options.results), **given.account()}, "mean_chroma": chroma,
-            "calibrated": calibrated, "label_smoothing": options.label_smoothing, "l1_weight": l1_weight,
+            "normalization": model and model.config.normalization, **means, "intervals": intervals,
+            "image_size": tests.size, "results": given and {"folder": str(options.results), **given.account()},
+            "mean_chroma": chroma, "calibrated": calibrated, "label_smoothing": options.label_smoothing, "l1_weight": l1_weight,
             "acc_thresh": options.acc_thresh, "batch_size": options.batch_size, "seed": options.seed, "notes": notes,
             "without_color": measured.gray, "unusable": measured.unusable.reasons}
         results = report.printable(results)
@@ -263,8 +263,7 @@ class Measured:
             notes.append(f"PSNR: without {identical:,} images that some row of the table reproduces to the last bit.")
         losses = next((values[key] for key in values if "loss" in key[1]), None)
         if losses is not None and np.isnan(losses).any():
-            notes.append(f"Losses: of every {max(1, len(self.tests) // LOSSES_SAMPLE)}th batch, "
-                         f"{np.isfinite(losses).sum():,} images.")
+            notes.append(f"Losses: of a sample of {np.isfinite(losses).sum():,} images.")
         return values
 
     def shown(self):

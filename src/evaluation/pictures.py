@@ -4,12 +4,13 @@ import os
 from collections import Counter
 from pathlib import Path
 
-from PIL import Image
-
+from src.data import folder as folders
 from src.data import images
+from src.data.base import require_regular
+from src.data.walk import walk
 from src.errors import InputError
 
-SUFFIXES = {suffix for suffix, kind in Image.registered_extensions().items() if kind in images.FORMATS}
+SUFFIXES = tuple(map(os.fsdecode, folders.SUFFIXES))
 
 
 def _without_suffix(name):
@@ -33,7 +34,7 @@ class Results:
         self.folder, self.paths, self.missing, self.refused = Path(folder), {}, [], {}
         if not self.folder.is_dir():
             raise InputError(f"--results {folder}: no such folder")
-        files = sorted(path for path in self.folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+        files = sorted(self.folder / name for name in map(os.fsdecode, walk(folder)) if name.lower().endswith(SUFFIXES))
         by_key = {}
         for path in files:
             name = str(path.relative_to(self.folder))
@@ -64,6 +65,7 @@ class Results:
             return None
         path = self.paths[index]
         try:
+            require_regular(path)
             picture = images.read_rgb(path)
             if picture.shape[:2] != (size, size):
                 height, width, _ = picture.shape

@@ -4,6 +4,7 @@ import base64
 import csv
 import json
 import math
+import re
 import tempfile
 import textwrap
 from html import escape
@@ -50,14 +51,16 @@ def number(value):
 
 
 def interval(bounds, dash="-"):
-    """As short as the width of the interval allows: "13.6-14.5", "0.359-0.383"."""
+    """As short as the width of the interval allows: "13.6-14.5", ".359-.383"."""
     if not bounds:
         return ""
     low, high = bounds
     digits = max(0, math.ceil(-math.log10((high - low) / 5 or 1)))
-    while len(text := f"{low:.{digits}f}{dash}{high:.{digits}f}") >= CELL and digits:
+    while True:
+        text = re.sub(r"\b0\.", ".", f"{low:.{digits}f}{dash}{high:.{digits}f}")
+        if len(text) < CELL or not digits:
+            return text
         digits -= 1
-    return text
 
 
 def table(results):

@@ -10,7 +10,7 @@ from PIL import Image
 
 from src.data import open_dataset
 from src.data.images import ImageError
-from src.data.pipeline import Unusable, read, test_batches, training_batches
+from src.data.pipeline import Unusable, full_batches, read, test_batches, training_batches
 from src.errors import InputError
 
 test_batches.__test__ = False  # for pytest
@@ -178,3 +178,15 @@ def test_names_that_are_no_text(folder, tmp_path):
     assert b"train/" + name + b"\t" in log.read_bytes()
     again = Unusable(log, [train])
     assert os.fsdecode(b"train/" + name) in again and len(again) == 3
+
+
+@pytest.mark.parametrize("parts, size, expected", [
+    ([4, 4, 1], 4, [([0, 1, 2, 3], 4), ([4, 5, 6, 7], 4), ([5, 6, 7, 8], 1)]),
+    ([2, 1, 3], 4, [([0, 1, 2, 3], 4), ([2, 3, 4, 5], 2)]),  # gaps where files could not be read
+    ([9], 4, [([0, 1, 2, 3], 4), ([4, 5, 6, 7], 4), ([5, 6, 7, 8], 1)]),
+    ([3], 4, [([0, 1, 2], 3)]), ([1], 1, [([0], 1)]), ([], 4, [])])
+def test_full_batches(parts, size, expected):
+    rows = np.split(np.arange(sum(parts)), np.cumsum(parts)[:-1]) if parts else []
+    found = list(full_batches(([part, 10 * part] for part in rows), size))
+    assert [(list(indices), new) for (indices, _), new in found] == expected
+    assert all((values == 10 * indices).all() for (indices, values), _ in found)
