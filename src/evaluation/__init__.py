@@ -242,7 +242,7 @@ class Measured:
     def values(self, options, notes, given=None):
         """Returns a dict of (protocol, measure) to float64 (images in the table,), NaN where not measured, and adds to the
         notes what is missing. InputError if there is no image."""
-        example = str(next(iter({**self.unusable.reasons, **(given.refused if given else {})}.values()), ""))
+        example = str(next(iter({**(given.refused if given else {}), **self.unusable.reasons}.values()), ""))
         if not self.rows:
             reason = f"can be read{', e.g. ' * bool(example)}{example}" if not self.gray else "has color"
             raise InputError(f"{options.results or options.dataset_path}: none of {len(self.tests):,} test images {reason}")
@@ -250,17 +250,18 @@ class Measured:
             notes.append(f"{len(self.unusable):,} of {len(self.tests):,} test files cannot be read and are left out, "
                          f"e.g. {example}")
         if self.gray:
-            notes.append(f"{self.gray:,} test images have no color and are left out: copying gray would be perfect for them.")
+            notes.append(f"Left out, without color: {self.gray:,} of {len(self.tests):,} test images; copying gray would be "
+                         "perfect for them.")
+        titles = {"missing": "Left out, without a picture", "surplus": "Pictures of no test image",
+                  "refused": f"Left out, with an unusable picture ({example})"}
         for what, names in given.account().items() if given else ():
             if names:
-                reason = {"missing": "test images have no picture", "surplus": "pictures belong to no test image",
-                          "refused": f"pictures cannot be used ({next(iter(given.refused.values()), '')})"}[what]
-                notes.append(f"{len(names):,} {reason}, and are left out, e.g. {', '.join(names[:3])}")
+                notes.append(f"{titles[what]}: {len(names):,}, e.g. {', '.join(names[:3])}")
         values = {key: np.concatenate([batch.get(key, np.full(len(batch["metrics", "mae"]), np.nan)) for batch in self.batches])
                   for key in self.batches[0]}
         values, identical = paired_psnr(values)
         if identical:
-            notes.append(f"PSNR: without {identical:,} images that some row of the table reproduces to the last bit.")
+            notes.append(f"PSNR: without those images ({identical:,}) that some row of the table reproduces to the last bit.")
         losses = next((values[key] for key in values if "loss" in key[1]), None)
         if losses is not None and np.isnan(losses).any():
             notes.append(f"Losses: of a sample of {np.isfinite(losses).sum():,} images.")

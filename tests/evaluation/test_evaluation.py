@@ -241,7 +241,7 @@ def test_gray_and_broken_images_and_a_missing_discriminator(odd):
     assert reported["normalization"] == "batch" and reported["baselines"]["mean_chroma"] is None
     notes = " ".join(result.stdout.split())
     for text in ("no discriminator", "1 of 5 test files cannot be read", "statistics of each batch", "no training images",
-                 "1 test images have no color and are left out"):
+                 "Left out, without color: 1 of 5 test images"):
         assert text in notes
     rows = per_image(folder, "places365")
     assert [row["image"] for row in rows] == ["val_256/<b>&'\".jpg", "val_256/b.jpg", "val_256/\udcff\udcfe.jpg"]
@@ -396,7 +396,8 @@ def test_results_without_a_checkpoint(cli, demo, saved, tmp_path):
     assert found["images"] == 217 and len(found["results"]["missing"]) == 2 and found["results"]["surplus"] == ["stranger.png"]
     assert found["results"]["refused"] == [str(file.relative_to(odd)) for file in files[2:4]]
     notes = " ".join(result.stdout.split())
-    for text in ("2 test images have no picture", "e.g. stranger.png", "31x32 pixels instead of 32x32"):
+    for text in ("Left out, without a picture: 2, e.g.", "Pictures of no test image: 1, e.g. stranger.png",
+                 "31x32 pixels instead of 32x32"):
         assert text in notes
 
 
