@@ -6,18 +6,19 @@ import numpy as np
 from scipy.stats import binomtest
 
 
-def summarize(rows: list) -> dict:
-    """The score of some turing_trials.Rows.
+def summarize(rows):
+    """The score of some trials.Rows, as a dict.
 
-    `rate` is the share of trials in which the original was not found, unanswered ones included; `answered_rate` the
-    share of answers that took the colorization for it. Both in percent, with the exact (Clopper-Pearson) 95% interval
+    `answered_rate` is the share of answers that took the colorization for real; `rate` the share of all trials in which
+    the original was not found, unanswered ones included. Both in percent, with the exact (Clopper-Pearson) 95% interval
     and the two-sided binomial p-value against one half; None where there is nothing to count.
     """
     counts = {result: sum(row.result == result for row in rows) for result in ("correct", "wrong", "unanswered")}
-    summary = {"trials": len(rows), "people": len({row.person for row in rows}), **counts}
+    answered = counts["correct"] + counts["wrong"]
+    summary = {"trials": len(rows), "people": len({row.person for row in rows}), "answered": answered, **counts}
     for key, hits, of in (
+        ("answered_rate", counts["wrong"], answered),
         ("rate", counts["wrong"] + counts["unanswered"], len(rows)),
-        ("answered_rate", counts["wrong"], counts["wrong"] + counts["correct"]),
     ):
         test = binomtest(hits, of, 0.5) if of else None
         summary[f"{key}_percent"] = 100 * hits / of if of else None
@@ -28,44 +29,59 @@ def summarize(rows: list) -> dict:
     return summary
 
 
-def describe(summary: dict) -> str:
-    """The score in words."""
+def describe(summary):
+    """The score in words, for a terminal of 80 columns."""
 
-    def share(key):
+    def share(key, of):
         if summary[f"{key}_percent"] is None:
-            return "-"
-        low, high = summary[f"{key}_interval_percent"]
-        p_value = summary[f"{key}_p_value"]
-        percent = f"{summary[f'{key}_percent']:.1f}% (95% interval {low:.1f} to {high:.1f}; chance 50"
-        return f"{percent}, p {'< 0.0001' if p_value < 1e-4 else f'= {p_value:.4f}'})"
+            return f"- of {of}"
+        (low, high), p_value = summary[f"{key}_interval_percent"], summary[f"{key}_p_value"]
+        p_value = "< 0.0001" if p_value < 1e-4 else f"= {p_value:.4f}"
+        percent = f"{summary[f'{key}_percent']:.1f}% of {of}"
+        return f"{percent}\n{'':18}95% interval {low:.1f} to {high:.1f}%; chance 50%, p {p_value}"
 
+    answered, trials, people = summary["answered"], summary["trials"], summary["people"]
     seconds = "-" if summary["median_seconds"] is None else f"{summary['median_seconds']:.2f} s"
     return (
-        f"trials                         {summary['trials']} by {summary['people']} "
-        f"{'person' if summary['people'] == 1 else 'people'}: {summary['correct']} correct, "
-        f"{summary['wrong']} wrong, {summary['unanswered']} unanswered\n"
-        f"colorization taken for real    {share('rate')}\n"
-        f"  of the answered trials       {share('answered_rate')}\n"
-        f"median decision time           {seconds}"
+        f"taken for real    {share('answered_rate', f'{answered} answered trials')}\n"
+        f"or unanswered     {share('rate', f'all {trials} trials')}\n"
+        f"trials            {summary['correct']} correct, {summary['wrong']} wrong, {summary['unanswered']} unanswered, "
+        f"by {people} {'person' if people == 1 else 'people'}\n"
+        f"decision time     {seconds} (median)\n"
+        "Unanswered: nothing was chosen within --test-delay seconds."
     )
 
 
-def picture(summaries: list[tuple[str, dict]]) -> bytes:
-    """A PNG: for each name (of 31 at most) the rate, its interval and chance."""
+def tell(summary):
+    """A person's score, as it is told to them at the end."""
+    if not summary["answered"]:
+        return f"You answered none of the {summary['trials']} pairs before the time was over."
+    low, high = summary["answered_rate_interval_percent"]
+    late = summary["unanswered"]
+    return (
+        f"In {summary['wrong']} of the {summary['answered']} pairs that you answered "
+        f"({summary['answered_rate_percent']:.0f}%) you took the colorization for real; the 95% interval is {low:.0f}% to "
+        f"{high:.0f}%. Guessing would give 50%." + (f" {late} more you left unanswered: the time was over." if late else "")
+    )
+
+
+def picture(summaries):
+    """A PNG: for each (name, summary), of 31 at most, the share of the answered trials, its interval and chance."""
     from matplotlib.figure import Figure
 
     shown = summaries[:31]
     figure = Figure(figsize=(7, 1.4 + 0.4 * len(shown)), dpi=150, layout="constrained")
     axes = figure.subplots()
     for y, (_, summary) in enumerate(shown):
-        low, high = summary["rate_interval_percent"]
-        axes.plot([low, high], [y, y], color="tab:blue", linewidth=5, alpha=0.35, solid_capstyle="butt")
-        axes.plot(summary["rate_percent"], y, "o", color="tab:blue")
+        if summary["answered"]:
+            low, high = summary["answered_rate_interval_percent"]
+            axes.plot([low, high], [y, y], color="tab:blue", linewidth=5, alpha=0.35, solid_capstyle="butt")
+            axes.plot(summary["answered_rate_percent"], y, "o", color="tab:blue")
     axes.axvline(50, color="gray", linestyle="--")
     axes.text(50, -0.6, "chance", color="gray", ha="center", va="bottom")
-    names = [f"{name[:24]} ({summary['trials']})".replace("$", r"\$") for name, summary in shown]
+    names = [f"{name[:24]} ({summary['answered']})".replace("$", r"\$") for name, summary in shown]
     axes.set(xlim=(0, 100), ylim=(len(shown) - 0.5, -0.5), yticks=range(len(shown)), yticklabels=names)
-    axes.set_xlabel("% of the trials, with 95% interval")
+    axes.set_xlabel("% of the answered trials, with 95% interval")
     figure.suptitle("Visual Turing test: colorizations taken for real")
     png = io.BytesIO()
     figure.savefig(png, format="png")

@@ -4,7 +4,7 @@ import csv
 import hashlib
 import io
 import os
-from pathlib import Path
+import unicodedata
 from typing import NamedTuple
 
 import numpy as np
@@ -39,19 +39,20 @@ class Trials:
     `file` is trials.csv: the answers in it are continued. Not thread-safe; raises InputError for an unusable file.
     """
 
-    def __init__(self, pairs: list[Pair], seed: int, delay: float, file: Path):
-        self.pairs, self.seed, self.delay, self.file = pairs, seed, delay, file
+    def __init__(self, pairs, seed, delay, file):
+        self.pairs, self.seed, self.file = pairs, seed, file
+        self.delay = delay  # seconds to decide; 0: no limit
         self.size = pairs[0].original.shape[0]  # pixels
         self.rows = read_rows(file, mend=True) if file.exists() else []
-        self._by_person: dict[str, list[Row]] = {}
+        self._by_person = {}
         for row in self.rows:
             self._by_person.setdefault(row.person, []).append(row)
 
     def __len__(self):
         return len(self.pairs)
 
-    def order(self, person: str) -> list[tuple[Pair, str]]:
-        """[(pair, side of the original)]: random, but the same whenever seed and name are the same.
+    def order(self, person):
+        """[(Pair, side of the original)]: random, but the same whenever seed and name are the same.
 
         The sides are balanced, so that somebody who always takes the same one is right in half of the trials.
         """
@@ -60,21 +61,17 @@ class Trials:
         sides = ["left"] * lefts + ["right"] * (len(self.pairs) - lefts)
         return [(self.pairs[i], sides[j]) for i, j in zip(*map(rng.permutation, [len(sides)] * 2), strict=True)]
 
-    def answers(self, person: str) -> list[Row]:
-        """This person's answers so far."""
-        return self._by_person.get(person, [])
-
-    def next_trial(self, person: str) -> int:
+    def next_trial(self, person):
         """The first trial that this person has not answered, from 1; 0 when none is left."""
-        done = len(self.answers(person))
+        done = len(self._by_person.get(person, []))
         return done + 1 if done < len(self.pairs) else 0
 
-    def look(self, person: str, trial: int) -> tuple[np.ndarray, np.ndarray]:
+    def look(self, person, trial):
         """What stands on the left and on the right in this trial, each uint8 (S, S, 3)."""
         pair, side = self.order(person)[trial - 1]
         return (pair.original, pair.colorized) if side == "left" else (pair.colorized, pair.original)
 
-    def answer(self, person: str, trial: int, answer: str, seconds: float) -> Row:
+    def answer(self, person, trial, answer, seconds):
         """Write down the answer (left, right, or "" for none) to the person's next trial; InputError if it fails."""
         if trial != self.next_trial(person):
             raise ValueError(f"trial {trial} is not the next one of {person!r}")
@@ -85,30 +82,41 @@ class Trials:
         self._by_person.setdefault(person, []).append(row)
         return row
 
-    def result(self, person: str) -> dict:
+    def result(self, person):
         """The person's score, as of `summarize`, and their wrong trials: [{trial, image, side}]."""
-        rows = self.answers(person)
+        rows = self._by_person.get(person, [])
         mistakes = [{"trial": r.trial, "image": r.image, "side": r.side} for r in rows if r.result == "wrong"]
         return summarize(rows) | {"mistakes": mistakes}
 
 
-def _result(side: str, answer: str) -> str:
+def clean_name(text):
+    """A person's name as one line of at most 40 printable characters; "" when nothing is left of it."""
+    text = unicodedata.normalize("NFC", "".join(c if c.isprintable() else " " for c in text))
+    return " ".join(text.split())[:40].strip()
+
+
+def _result(side, answer):
     return "unanswered" if not answer else "correct" if answer == side else "wrong"
 
 
-# A spreadsheet takes a cell that begins so for a formula; an apostrophe before it makes it text.
-_FORMULA = ("=", "+", "-", "@")
+def _escaped(cell):
+    """A text as a cell of one line that no spreadsheet takes for a formula: an apostrophe before it makes it text.
+
+    Everything but a letter or a digit at its head is so treated: some programs also know the wide forms of = + - @, and
+    drop blanks and control characters before them.
+    """
+    cell = " ".join(cell.splitlines())
+    return "'" + cell if cell and not unicodedata.normalize("NFKC", cell)[0].isalnum() else cell
 
 
-def _line(cells) -> bytes:
+def _line(cells):
     text = io.StringIO()
-    cells = [" ".join(c.splitlines()) if isinstance(c, str) else c for c in cells]  # one answer, one line
-    cells = ["'" + c if isinstance(c, str) and c.lstrip("'").startswith(_FORMULA) else c for c in cells]
+    cells = [_escaped(cell) if isinstance(cell, str) else cell for cell in cells]
     csv.writer(text, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n").writerow(cells)
     return text.getvalue().encode("utf-8", "backslashreplace")
 
 
-def _append(file: Path, row: Row):
+def _append(file, row):
     """One line at the end of the file, on the disk when this returns; all of it or nothing."""
     try:
         with open(file, "ab", buffering=0) as out:
@@ -125,7 +133,7 @@ def _append(file: Path, row: Row):
         raise InputError(f"{file}: the answer cannot be saved ({error.strerror or error}); make room") from error
 
 
-def read_rows(file: Path, mend: bool = False) -> list[Row]:
+def read_rows(file, mend=False):
     """All answers of a trials.csv. A last line that a kill cut off does not count, and is removed if `mend` (which is
     for the file's only writer); InputError for any other bad line."""
     try:
@@ -133,21 +141,26 @@ def read_rows(file: Path, mend: bool = False) -> list[Row]:
         whole = data.rfind(b"\n") + 1
         if whole < len(data) and mend:
             os.truncate(file, whole)
-        data = data[:whole]
     except OSError as error:
         raise InputError(f"{file}: {error.strerror}; check --checkpoints-path") from error
     rows, number = [], 1
     try:
-        for number, cells in enumerate(csv.reader(io.StringIO(data.decode("utf-8-sig")), strict=True), 1):
-            if number == 1:
-                if cells != list(Row._fields):
-                    raise ValueError("other columns")
-                continue
-            cells = [c[1:] if c[:1] == "'" and c.lstrip("'").startswith(_FORMULA) else c for c in cells]
-            person, trial, image, side, answer, seconds, result = cells
-            if result != _result(side, answer) or not {side, answer} <= {"left", "right", ""}:
-                raise ValueError("answer and result do not agree")
-            rows.append(Row(person, int(trial), image, side, answer, float(seconds), result))
+        lines = csv.reader(io.StringIO(data[:whole].decode("utf-8-sig")), strict=True)
+        for number, cells in enumerate(lines, 1):
+            if number > 1:
+                rows.append(_row([cell.removeprefix("'") for cell in cells]))
+            elif cells != list(Row._fields):
+                raise ValueError("other columns")
     except (ValueError, csv.Error) as error:
         raise InputError(f"{file}, line {number}: not a line of a Turing test ({error}); mend or remove it") from error
     return rows
+
+
+def _row(cells):
+    person, trial, image, side, answer, seconds, result = cells
+    row = Row(person, int(trial), image, side, answer, float(seconds), result)
+    if result != _result(side, answer) or not {side, answer} <= {"left", "right", ""}:
+        raise ValueError("answer and result do not agree")
+    if not 0 <= row.seconds < float("inf"):
+        raise ValueError(f"{seconds} seconds")
+    return row

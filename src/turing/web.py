@@ -1,21 +1,26 @@
 """The Turing test's page: a server on 127.0.0.1 that believes no request."""
 
 import base64
+import contextlib
 import hashlib
 import json
+import math
 import re
 import socket
 import sys
 import threading
 import time
-import unicodedata
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from src.errors import InputError
+from src.turing.score import tell
+from src.turing.trials import clean_name
 
 GRACE = 0.5  # seconds that an answer may be on its way
 BODY_LIMIT = 4096  # bytes
+CONNECTIONS = 300  # at once: some more than 50 browsers open
+PATIENCE = 60  # seconds for a request to come and its reply to go
 _HOST = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:\d{1,5})?", re.ASCII)  # any port: a tunnel may have its own
 
 
@@ -23,14 +28,8 @@ class Refused(Exception):
     """A request that is not granted: HTTP status and reason."""
 
 
-def clean_name(name) -> str:
-    """A person's name as one line of at most 40 printable characters; Refused when nothing is left of it."""
-    if isinstance(name, str):
-        name = unicodedata.normalize("NFC", "".join(c if c.isprintable() else " " for c in name))
-        name = " ".join(name.split())[:40].strip()
-        if name:
-            return name
-    raise Refused(400, "give a name")
+class _Ended(Exception):
+    """A signal ends the test."""
 
 
 class Server(ThreadingHTTPServer):
@@ -39,7 +38,7 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128  # many people may arrive in the same moment
 
-    def __init__(self, port: int):
+    def __init__(self, port):
         try:
             super().__init__(("127.0.0.1", port), Handler)
         except (OSError, OverflowError) as error:
@@ -47,10 +46,11 @@ class Server(ThreadingHTTPServer):
             raise InputError(f"--port {port}: {reason}; give another one, or 0 for any free port") from error
         self.lock = threading.Lock()
         self.shown = {}  # person -> (trial, time.monotonic() when its pair appeared)
+        self.waiting = {}  # connection -> time.monotonic() of its opening or last reply; threads only set and pop
 
-    def ask(self, trials, login: str):
-        """Serve the test until Ctrl-C, which is raised again."""
-        self.trials = trials
+    def ask(self, trials, login, signals=()):
+        """Serve the test until there is something in `signals`."""
+        self.trials, self.signals = trials, signals
         page = Path(__file__).with_name("page.html").read_bytes()
         test = json.dumps({"total": len(trials), "delay": trials.delay, "size": trials.size})
         self.page = page.replace(b"{{test}}", test.replace('"', "&quot;").encode())
@@ -66,9 +66,45 @@ class Server(ThreadingHTTPServer):
         print("Ctrl-C ends it", flush=True)
         try:
             self.serve_forever(poll_interval=0.2)
+        except _Ended:
+            pass
         finally:
             self.lock.acquire()  # for good: no answer after the summary
             self.server_close()
+
+    # Connections: a thread for each, but not too many, and none for ever.
+
+    def process_request(self, request, client_address):
+        self.waiting[request] = time.monotonic()
+        if len(self.waiting) > CONNECTIONS:
+            self._drop_one()
+        super().process_request(request, client_address)
+
+    def get_request(self):
+        try:
+            return super().get_request()
+        except OSError:  # this process may open no more files
+            self._drop_one()
+            raise
+
+    def service_actions(self):
+        """Called by serve_forever several times a second."""
+        if self.signals:
+            raise _Ended
+        while min(self.waiting.copy().values(), default=math.inf) < time.monotonic() - PATIENCE:
+            self._drop_one()
+
+    def _drop_one(self):
+        """Hang up on the connection that has been waiting longest; its thread then closes it."""
+        if waiting := self.waiting.copy():
+            oldest = min(waiting, key=waiting.get)
+            self.waiting.pop(oldest, None)
+            with contextlib.suppress(OSError):
+                oldest.shutdown(socket.SHUT_RDWR)
+
+    def shutdown_request(self, request):
+        self.waiting.pop(request, None)
+        super().shutdown_request(request)
 
     def handle_error(self, request, client_address):
         if not isinstance(sys.exc_info()[1], OSError):
@@ -116,8 +152,9 @@ class Server(ThreadingHTTPServer):
             raise Refused(409, "this trial has not been shown")
         if answer not in ("left", "right") and (answer != "" or not self.trials.delay):
             raise Refused(400, "the answer is left or right")
-        seconds, elapsed = request.get("seconds"), now - self.shown[person][1]
-        if type(seconds) not in (int, float) or not elapsed - GRACE <= seconds <= elapsed:
+        seconds = request.get("seconds")
+        elapsed = max(0.0, now - self.shown[person][1])  # of two requests at once the later one may be served first
+        if type(seconds) not in (int, float) or not max(0.0, elapsed - GRACE) <= seconds <= elapsed:
             seconds = elapsed  # the page knows better only within what the network can explain
         if self.trials.delay and seconds > self.trials.delay:
             answer = ""
@@ -129,7 +166,8 @@ class Server(ThreadingHTTPServer):
         """Only at the end, for a score would teach."""
         if self.trials.next_trial(person):
             raise Refused(409, "there are trials left")
-        return self.trials.result(person)
+        result = self.trials.result(person)
+        return result | {"text": tell(result)}
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -137,13 +175,17 @@ class Handler(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     server_version, sys_version = "turing", ""
-    timeout = 60  # seconds of silence
     wbufsize = -1  # headers and body leave together
     disable_nagle_algorithm = True
     calls = ("next", "pair", "show", "answer", "result")
 
     def log_message(self, *args):
         pass
+
+    def handle_one_request(self):
+        super().handle_one_request()
+        if self.connection in self.server.waiting:
+            self.server.waiting[self.connection] = time.monotonic()
 
     def do_GET(self):
         self._reply(self._get)
@@ -169,7 +211,10 @@ class Handler(BaseHTTPRequestHandler):
             request = None
         if not isinstance(request, dict):
             raise Refused(400, "a JSON object is expected")
-        person = clean_name(request.get("name"))
+        name = request.get("name")
+        person = clean_name(name) if isinstance(name, str) else ""
+        if not person:
+            raise Refused(400, "give a name")
         try:
             with self.server.lock:
                 return getattr(self.server, call)(person, request, now)
@@ -177,7 +222,7 @@ class Handler(BaseHTTPRequestHandler):
             print(f"error: {error}", file=sys.stderr, flush=True)
             raise Refused(507, "the answer could not be saved on the server; tell whoever runs it") from error
 
-    def _body(self) -> bytes:
+    def _body(self):
         length = self.headers.get("Content-Length", "0")
         if "Transfer-Encoding" in self.headers or not re.fullmatch(r"\d{1,18}", length, re.ASCII):
             raise Refused(411, "a plain Content-Length is expected")

@@ -9,7 +9,7 @@ from mutation import COUNTS, mutated, try_all
 from test_turing import make_trials
 from test_web import Client, serving
 
-from src.turing import trials as turing_trials
+from src.turing.trials import read_rows
 
 
 def request(call, words):
@@ -50,4 +50,4 @@ def test_requests(tmp_path, capfd, inputs, examples):
     assert "Traceback" not in capfd.readouterr().err
     assert {path.name for path in tmp_path.iterdir()} <= {"trials.csv"}
     if trials.rows:
-        assert turing_trials.read_rows(tmp_path / "trials.csv") == trials.rows
+        assert read_rows(tmp_path / "trials.csv") == trials.rows

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-import types
+import unicodedata
 from argparse import Namespace
 from collections import Counter
 from pathlib import Path
@@ -18,13 +18,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from src import turing
 from src.data import images
 from src.errors import InputError
-from src.turing import score as turing_score
-from src.turing import trials as turing_trials
-from src.turing import web as turing_web
-from src.turing.trials import Pair, Row, Trials
+from src.turing import session, web
+from src.turing.score import describe, summarize, tell
+from src.turing.trials import Pair, Row, Trials, read_rows
 
 ROOT = Path(__file__).parents[2]
 
@@ -53,7 +51,7 @@ class Photos:
 class Network:
     """A stand-in for the model: the negative, and what it was asked for."""
 
-    size, step, normalization, prefix = 32, 7, "moving", Path("CGAN_demo-7")
+    size, config = 32, Namespace(network="cifar10", normalization="moving")
 
     def __init__(self):
         self.batches = []
@@ -72,7 +70,7 @@ def take(trials, person, choose):
     """All of this person's trials; choose(side of the original) is the answer."""
     while trial := trials.next_trial(person):
         trials.answer(person, trial, choose(trials.order(person)[trial - 1][1]), 0.5)
-    return turing_score.summarize(trials.answers(person))
+    return trials.result(person)
 
 
 def opposite(side):
@@ -83,22 +81,22 @@ def opposite(side):
 
 
 def test_trials_are_drawn_without_replacement_and_without_gray_or_broken_images():
-    names, originals = turing.draw(Photos(), 17, seed=5)
+    names, originals = session.draw(Photos(), 17, seed=5)
     assert sorted(names) == sorted(f"photo {i}" for i in range(20) if i not in (3, 4, 5))
     assert all(np.array_equal(image, Photos().images[int(name.split()[1])]) for name, image in zip(names, originals))
-    assert turing.draw(Photos(), 10, 5)[0] == turing.draw(Photos(), 10, 5)[0] != turing.draw(Photos(), 10, 6)[0]
+    assert session.draw(Photos(), 10, 5)[0] == session.draw(Photos(), 10, 5)[0] != session.draw(Photos(), 10, 6)[0]
 
 
 @pytest.mark.parametrize(("count", "reason"), [(21, "only 20 images"), (18, "2 of them without color and 1 unreadable")])
 def test_more_trials_than_images(count, reason):
     with pytest.raises(InputError, match=f"--test-size {count}: .*{reason}"):
-        turing.draw(Photos(), count, 5)
+        session.draw(Photos(), count, 5)
 
 
 @pytest.mark.parametrize(("count", "batches"), [(10, [4, 4, 4]), (8, [4, 4]), (3, [3])])
 def test_colorizing_in_full_batches(count, batches):
     network, originals = Network(), Photos(count).images
-    assert np.array_equal(turing.colorize(network, originals, 4), 255 - originals)
+    assert np.array_equal(session.colorize(network, originals, 4), 255 - originals)
     assert network.batches == batches
 
 
@@ -141,7 +139,8 @@ def test_simulated_people_over_200_trials(tmp_path):
     assert left["rate_percent"] == 50 and left["rate_interval_percent"][0] < 50 < left["rate_interval_percent"][1]
     assert waits["unanswered"] == 200 and waits["rate_percent"] == 100  # the original's rule
     assert waits["answered_rate_percent"] is None is waits["median_seconds"]
-    assert "-" in turing_score.describe(waits)
+    assert describe(waits).startswith("taken for real    - of 0 answered trials\nor unanswered     100.0% of all 200 trials\n")
+    assert "none of the 200 pairs" in tell(waits)
 
 
 def test_score_of_known_counts():
@@ -149,7 +148,7 @@ def test_score_of_known_counts():
     rows = [Row("a", i, "x", "left", "left", 1.0, "correct") for i in range(5)]
     rows += [Row("b", i, "x", "left", "right", 4.0, "wrong") for i in range(2)]
     rows += [Row("b", 3, "x", "left", "", 2.0, "unanswered")] + rows[:2]
-    score = turing_score.summarize(rows)
+    score = summarize(rows)
     assert (score["trials"], score["people"], score["correct"], score["wrong"], score["unanswered"]) == (10, 2, 7, 2, 1)
     assert score["rate_percent"] == pytest.approx(30)
     assert score["rate_interval_percent"] == pytest.approx([6.674, 65.245], abs=1e-3)
@@ -157,7 +156,11 @@ def test_score_of_known_counts():
     assert score["answered_rate_percent"] == pytest.approx(100 * 2 / 9)
     assert score["answered_rate_p_value"] == pytest.approx(46 / 256)
     assert score["median_seconds"] == 1.0
-    assert "30.0% (95% interval 6.7 to 65.2; chance 50, p = 0.3438)" in turing_score.describe(score)
+    words = describe(score)
+    assert words.index("22.2% of 9 answered trials") < words.index("30.0% of all 10 trials\n")
+    assert "95% interval 6.7 to 65.2%; chance 50%, p = 0.3438" in words and "Unanswered: nothing was chosen" in words
+    assert max(map(len, words.splitlines())) <= 80
+    assert "In 2 of the 9 pairs that you answered (22%)" in tell(score) and "1 more you left unanswered" in tell(score)
 
 
 # Answers on disk
@@ -175,10 +178,12 @@ def test_columns_and_continuation(tmp_path):
     assert again.rows == [row] and again.next_trial("anna") == 2 and again.next_trial("ben") == 1
     with pytest.raises(ValueError, match="trial 1 is not the next"):
         again.answer("anna", 1, "right", 1.0)
-    assert len(turing_trials.read_rows(file)) == 1
+    assert len(read_rows(file)) == 1
 
 
-NAMES = ["=1+1", "+1", "-1", "@sum(a1)", "'=1", "''=1", "'ann", 'a"b', "a,b;=c", "<i>é</i>", "\u202e"]
+WIDE = [c for c in map(chr, range(sys.maxunicode)) if unicodedata.normalize("NFKC", c)[:1] in {*"=+-@"}]
+NAMES = ["=1+1", "+1", "-1", "@sum(a1)", "'=1", "''=1", "'ann", 'a"b', "a,b;=c", "<i>é</i>", "\u202e", "\t=1", " =1",
+         "\u3000=1", "\u200b=1", "\ufeff=1", "\u2212" + "1", *(c + "1+1" for c in WIDE)]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -187,7 +192,7 @@ def test_no_name_is_a_formula_in_a_spreadsheet(tmp_path, name):
     make_trials(file).answer(name, 1, "left", 1.0)
     with open(file, newline="", encoding="utf-8") as lines:
         cells = list(csv.reader(lines))[1]
-    assert not cells[0].startswith(("=", "+", "-", "@"))
+    assert cells[0][0] == "'" or cells[0][0].isalpha()
     assert make_trials(file).rows[0].person == name
 
 
@@ -196,7 +201,16 @@ def test_a_line_break_in_an_image_name_makes_no_second_line(tmp_path):
     trials.pairs[0] = trials.pairs[0]._replace(name="=a\n=b\r.jpg")
     trials.answer("anna", 1, "left", 1.0)
     assert (tmp_path / "trials.csv").read_bytes().count(b"\n") == 2
-    assert turing_trials.read_rows(tmp_path / "trials.csv")[0].image == "=a =b .jpg"
+    assert read_rows(tmp_path / "trials.csv")[0].image == "=a =b .jpg"
+
+
+@pytest.mark.parametrize("head", ["\r", "\t", "\n", "\r\t "])
+def test_a_formula_behind_a_tab_or_a_line_break_is_text(tmp_path, head):
+    trials = make_trials(tmp_path / "trials.csv", count=1)
+    trials.pairs[0] = trials.pairs[0]._replace(name=f"{head}=1.jpg")
+    trials.answer("anna", 1, "left", 1.0)
+    with open(tmp_path / "trials.csv", newline="") as lines:
+        assert list(csv.reader(lines))[1][2].startswith("'")
 
 
 def test_a_line_that_a_kill_cut_off_is_dropped_and_others_kept(tmp_path):
@@ -212,14 +226,15 @@ def test_a_line_that_a_kill_cut_off_is_dropped_and_others_kept(tmp_path):
         assert len(make_trials(file).rows) == len(kept) + 1
 
 
-BAD_LINES = ["x", "a,1,b,left,left,1,wrong", "a,one,b,left,left,1,correct", "a,1,b,up,up,1,correct", '"a']
+BAD_LINES = ["x", "a,1,b,left,left,1,wrong", "a,one,b,left,left,1,correct", "a,1,b,up,up,1,correct", '"a',
+             "a,1,b,left,left,-1,correct", "a,1,b,left,left,nan,correct", "a,1,b,left,left,inf,correct"]
 
 
 @pytest.mark.parametrize("line", BAD_LINES)
 def test_a_spoiled_file_is_named_with_the_line(tmp_path, line):
     (tmp_path / "trials.csv").write_text(f"person,trial,image,side,answer,seconds,result\n{line}\n")
     with pytest.raises(InputError, match=r"trials\.csv, line [12]: "):
-        turing_trials.read_rows(tmp_path / "trials.csv")
+        read_rows(tmp_path / "trials.csv")
 
 
 def test_sigkill_loses_no_answer(tmp_path):
@@ -268,16 +283,14 @@ def house(tmp_path, monkeypatch):
         def __init__(self, port):
             pass
 
-        def ask(self, trials, login):
+        def ask(self, trials, login, signals):
             asked.append(trials)
             trials.answer("anna", trials.next_trial("anna"), "left", 1.0)
-            raise KeyboardInterrupt  # Ctrl-C
 
-    monkeypatch.setattr(turing, "open_dataset", lambda *_, **__: Photos(getattr(options, "photos", 20)))
-    monkeypatch.setattr(turing_web, "Server", Page)
-    checkpoint = types.SimpleNamespace(load_for_inference=lambda options: Network())
-    monkeypatch.setitem(sys.modules, "src.checkpoints", checkpoint)
-    monkeypatch.setattr(sys.modules["src"], "checkpoint", checkpoint, raising=False)
+    monkeypatch.setattr(session, "open_dataset", lambda *_, **__: Photos(getattr(options, "photos", 20)))
+    monkeypatch.setattr(web, "Server", Page)
+    loaded = Network(), Namespace(prefix=Path("CGAN_demo-7"), step=7)
+    monkeypatch.setitem(sys.modules, "src.checkpoints", Namespace(load_for_inference=lambda options: loaded))
     options = Namespace(
         seed=3, seed_drawn=False, dataset="demo", dataset_path=tmp_path, checkpoints_path=tmp_path / "demo", batch_size=4,
         test_size=10, test_delay=0.0, ui="web", port=0, summary=False, download=False, test_share=0.05, asked=asked,
@@ -287,48 +300,48 @@ def house(tmp_path, monkeypatch):
 
 def test_a_run_reports_and_the_next_one_goes_on(house, capsys):
     folder = house.checkpoints_path / "turing"
-    assert turing.run(house) == 0
+    assert session.run(house) == 0
     report = json.loads((folder / "turing.json").read_text())
     assert report["test"]["seed"] == 3 and report["summary"]["trials"] == report["people"]["anna"]["trials"] == 1
     assert images.read_rgb(folder / "turing.png").shape[2] == 3
-    assert "1 by 1 person" in capsys.readouterr().out
+    assert "0 unanswered, by 1 person" in capsys.readouterr().out
     house.seed, house.seed_drawn = 99, True  # no seed asked for: the test goes on with its own
-    turing.run(house)
+    session.run(house)
     assert [row.trial for row in house.asked[1].rows] == [1, 2] and house.asked[1].seed == 3
-    assert len(turing_trials.read_rows(folder / "trials.csv")) == 2
+    assert len(read_rows(folder / "trials.csv")) == 2
 
 
 @pytest.mark.parametrize("change", [{"seed": 4}, {"test_size": 9}, {"test_delay": 2.0}, {"dataset": "cifar10"}, {"photos": 30}])
 def test_answers_to_another_test_are_put_aside_not_mixed(house, change, capsys):
     folder = house.checkpoints_path / "turing"
-    turing.run(house)
+    session.run(house)
     vars(house).update(change)
-    turing.run(house)
+    session.run(house)
     aside, test = list(folder.glob("trials-*.csv")), json.loads((folder / "turing.json").read_text())["test"]
     assert test.items() >= {key: value for key, value in change.items() if key != "photos"}.items()
-    assert len(aside) == 1 and len(turing_trials.read_rows(aside[0])) == 1
-    assert len(turing_trials.read_rows(folder / "trials.csv")) == 1
+    assert len(aside) == 1 and len(read_rows(aside[0])) == 1
+    assert len(read_rows(folder / "trials.csv")) == 1
     assert "held answers to another test" in capsys.readouterr().out
 
 
 def test_a_second_test_in_the_folder_is_refused(house):
-    lock = turing._only_one(house.checkpoints_path / "turing")
+    lock = session._only_one(house.checkpoints_path / "turing")
     with pytest.raises(InputError, match="another Turing test is running"):
-        turing.run(house)
-    os.close(lock)
-    assert turing.run(house) == 0
+        session.run(house)
+    lock.close()
+    assert session.run(house) == 0
 
 
 def test_a_network_for_other_images_is_refused(house, monkeypatch):
-    monkeypatch.setattr(Network, "size", 256)
+    monkeypatch.setattr(Network, "config", Namespace(network="places365"))
     with pytest.raises(InputError, match="not for --dataset demo"):
-        turing.run(house)
+        session.run(house)
 
 
 def test_no_window_without_a_display(house):
     house.ui = "window"
     environment = {k: v for k, v in os.environ.items() if k not in ("DISPLAY", "WAYLAND_DISPLAY", "MPLBACKEND")}
-    code = "import sys; from src.turing import window as turing_window; sys.exit(turing_window.available())"
+    code = "import sys; from src.turing.window import available; sys.exit(available())"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment).returncode == 0
 
 
@@ -345,7 +358,8 @@ def test_summary_needs_the_file_alone(tmp_path):
     words = ["--dataset", "demo", "--checkpoints-path", tmp_path / "checkpoints", "--summary", "True"]
     done = subprocess.run([sys.executable, "-c", code, *words], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "colorization taken for real    100.0% (95% interval 39.8 to 100.0; chance 50, p = 0.1250)" in done.stdout
+    assert done.stdout.startswith("taken for real    100.0% of 4 answered trials\n")
+    assert "95% interval 39.8 to 100.0%; chance 50%, p = 0.1250" in done.stdout
     assert json.loads((folder / "turing.json").read_text())["summary"]["wrong"] == 4
     assert (folder / "turing.png").stat().st_size > 1000
 
@@ -353,7 +367,44 @@ def test_summary_needs_the_file_alone(tmp_path):
 def test_summary_without_answers(house):
     house.summary = True
     with pytest.raises(InputError, match=r"trials\.csv: does not exist"):
-        turing.run(house)
+        session.run(house)
+
+
+ALONE = """
+import os, sys
+sys.path[:0] = [".", "tests/turing"]
+from argparse import Namespace
+from pathlib import Path
+from test_turing import Network, Photos
+from src.turing import session
+loaded = Network(), Namespace(prefix=Path("CGAN_demo-7"), step=7)
+sys.modules["src.checkpoints"] = Namespace(load_for_inference=lambda options: loaded)
+session.open_dataset = lambda *_, **__: Photos()
+folder = Path(sys.argv[1])
+sys.exit(session.run(Namespace(seed=3, seed_drawn=False, dataset="demo", dataset_path=folder, checkpoints_path=folder,
+                               batch_size=4, test_size=4, test_delay=0.0, ui=sys.argv[2], port=0, summary=False,
+                               download=False, test_share=0.05)))
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 128 + signal.SIGTERM)])
+def test_a_signal_ends_the_page_and_writes_the_report(tmp_path, number, code):
+    child = subprocess.Popen([sys.executable, "-c", ALONE, tmp_path, "web"], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    try:
+        while "http" not in (line := child.stdout.readline()):
+            assert line
+        page = http.client.HTTPConnection("127.0.0.1", int(line.rstrip("/\n").rpartition(":")[2]), timeout=20)
+        for call, words in (("show", {}), ("answer", {"answer": "left", "seconds": 0})):
+            words = json.dumps({"name": "anna", "trial": 1, **words})
+            page.request("POST", f"/api/{call}", words, {"Content-Type": "application/json"})
+            assert page.getresponse().read()
+        child.send_signal(number)
+        child.send_signal(number)  # an impatient person's second one does not stop the report
+        assert "of 1 answered trials" in child.communicate(timeout=20)[0] and child.returncode == code
+    finally:
+        child.kill()
+    assert json.loads((tmp_path / "turing" / "turing.json").read_text())["summary"]["answered"] == 1
+    assert {file.name for file in (tmp_path / "turing").iterdir()} == {".lock", "trials.csv", "turing.json", "turing.png"}
 
 
 @pytest.mark.slow
@@ -385,6 +436,6 @@ def test_a_command_line_from_checkpoint_to_report(tiny_checkpoint, cli, tmp_path
     assert done.code == 0, done.stderr
     assert f"http://127.0.0.1:{port}/" in done.stdout and f"ssh -L {port}:127.0.0.1:{port}" in done.stdout
     assert [status for _, status, _ in seen] == [200] * 4 and seen[1][2] == 2 * 32 * 32 * 3
-    assert "trials                         1 by 1 person" in done.stdout
+    assert "of 1 answered trials" in done.stdout
     done = cli("test-turing.py", "--dataset", "demo", "--checkpoints-path", tmp_path, "--test-size", "5", "--ui", "web")
     assert done.code == 2 and "no checkpoint" in done.stderr

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -9,7 +10,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +18,14 @@ import pytest
 from test_turing import ROOT, make_trials, opposite
 
 from src.errors import InputError
-from src.turing import score as turing_score
-from src.turing import trials as turing_trials
-from src.turing import web as turing_web
+from src.turing import web
+from src.turing.score import summarize
+from src.turing.trials import read_rows
 
 
 @contextmanager
 def serving(trials, port=0):
-    server = turing_web.Server(port)
+    server = web.Server(port)
     thread = threading.Thread(target=server.ask, args=(trials, "me"))
     thread.start()
     while not hasattr(server, "policy"):
@@ -220,13 +221,13 @@ def test_an_answer_after_the_time_counts_as_none(tmp_path):
     with serving(trials) as server:
         client = Client(server)
         client.ask("show", trial=1)
-        time.sleep(0.3 + turing_web.GRACE + 0.05)
+        time.sleep(0.3 + web.GRACE + 0.05)
         assert client.ask("answer", trial=1, answer="left", seconds=0.1)[0] == 409
         client.ask("show", trial=2)
-        time.sleep(0.3 + turing_web.GRACE / 2)  # it was on its way
+        time.sleep(0.3 + web.GRACE / 2)  # it was on its way
         assert client.ask("answer", trial=2, answer="left", seconds=0.25)[0] == 200
         client.ask("show", trial=3)
-        time.sleep(0.3 + turing_web.GRACE + 0.05)
+        time.sleep(0.3 + web.GRACE + 0.05)
         assert client.ask("next")[1]["trial"] == 4  # a page that was closed meanwhile
         client.ask("show", trial=4)
         time.sleep(0.4)
@@ -252,6 +253,73 @@ def test_the_clock_starts_once_and_the_page_cannot_set_it_back(tmp_path):
     assert all(0.05 <= row.seconds < 1 for row in trials.rows[1:])
 
 
+def test_no_answer_takes_less_than_no_time(tmp_path):
+    trials = make_trials(tmp_path / "trials.csv")
+    with serving(trials) as server:
+        client = Client(server)
+        client.ask("show", trial=1)
+        assert client.ask("answer", trial=1, answer="left", seconds=-0.2)[0] == 200
+        client.ask("show", trial=2)
+        server.shown["anna"] = (2, time.monotonic() + 0.1)  # a second tab's request came later and was served first
+        assert client.ask("answer", trial=2, answer="left", seconds=-0.05)[0] == 200
+    assert all(row.seconds >= 0 for row in trials.rows) and len(trials.rows) == 2
+
+
+HALF = b"POST /api/next HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+
+
+def half_open(server, count):
+    connections = [socket.create_connection(server.server_address, timeout=5) for _ in range(count)]
+    for connection in connections:
+        with suppress(OSError):  # it may have been hung up on already
+            connection.sendall(HALF)
+    return connections
+
+
+def test_of_too_many_connections_the_longest_waiting_goes(tmp_path, monkeypatch):
+    monkeypatch.setattr(web, "CONNECTIONS", 20)
+    with serving(make_trials(tmp_path / "trials.csv")) as server:
+        connections = half_open(server, 100)
+        assert Client(server).ask("next") == (200, {"name": "anna", "trial": 1})
+        assert len(server.waiting) <= 20
+        with suppress(ConnectionError):
+            assert connections[0].recv(100) == b""
+        for connection in connections:
+            connection.close()
+
+
+def test_more_connections_than_files_may_be_open(tmp_path):
+    child = Elsewhere(tmp_path / "trials.csv", 4, limit=60)
+    try:
+        connections = half_open(child, 110)  # the kernel accepts what the process has not yet
+        client = Client(child)
+        client.connection.timeout = 5
+        assert client.ask("next") == (200, {"name": "anna", "trial": 1})
+        for connection in connections:
+            connection.close()
+    finally:
+        child.kill()
+
+
+@pytest.mark.parametrize("slow", ["asks", "reads"])
+def test_a_slow_connection_is_dropped(tmp_path, monkeypatch, slow):
+    monkeypatch.setattr(web, "PATIENCE", 0.5)
+    with serving(make_trials(tmp_path / "trials.csv", size=1024)) as server:
+        body = b'{"name": "anna", "trial": 1}'
+        head = b"POST /api/pair HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+        with socket.create_connection(server.server_address, timeout=10) as connection:
+            connection.sendall(HALF if slow == "asks" else head % len(body) + body)
+            deadline = time.monotonic() + 10
+            while not server.waiting:
+                time.sleep(0.01)
+            while server.waiting:  # it is never silent for long
+                assert time.monotonic() < deadline
+                with suppress(OSError):
+                    connection.sendall(b"X") if slow == "asks" else connection.recv(1)
+                time.sleep(0.05)
+        assert Client(server).ask("next")[0] == 200
+
+
 def test_50_people_at_once(tmp_path):
     trials = make_trials(tmp_path / "trials.csv", count=4)
 
@@ -271,8 +339,8 @@ def test_50_people_at_once(tmp_path):
 
 
 def test_two_tabs_of_one_person_give_one_answer(tmp_path, monkeypatch):
-    fsync = turing_trials.os.fsync
-    monkeypatch.setattr(turing_trials.os, "fsync", lambda file: (time.sleep(0.1), fsync(file)))  # a slow disk
+    fsync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda file: (time.sleep(0.1), fsync(file)))  # a slow disk
     trials = make_trials(tmp_path / "trials.csv")
     with serving(trials) as server, ThreadPoolExecutor(20) as pool:
         Client(server).ask("show", trial=1)
@@ -283,11 +351,12 @@ def test_two_tabs_of_one_person_give_one_answer(tmp_path, monkeypatch):
 class Elsewhere:
     """A server in a process of its own, that can be killed."""
 
-    def __init__(self, file, count, port=0):
+    def __init__(self, file, count, port=0, limit=1024):
         code = (
+            f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({limit}, {limit}))\n"
             "import sys; sys.path[:0] = ['.', 'tests/turing']; from test_turing import make_trials\n"
-            "from src.turing import web as turing_web\n"
-            f"turing_web.Server({port}).ask(make_trials(sys.argv[1], count={count}), 'me')"
+            "from src.turing.web import Server\n"
+            f"Server({port}).ask(make_trials(sys.argv[1], count={count}), 'me')"
         )
         self.process = subprocess.Popen([sys.executable, "-c", code, file], cwd=ROOT, stdout=subprocess.PIPE)
         port = self.process.stdout.readline().decode().rstrip("/\n").rpartition(":")[2]
@@ -315,8 +384,8 @@ def test_a_killed_server_goes_on_where_it_was(tmp_path):
         except (OSError, http.client.HTTPException):
             child.kill()
         assert answered > 10
-    rows = turing_trials.read_rows(tmp_path / "trials.csv")
-    assert answered <= len(rows) <= answered + 1 and turing_score.summarize(rows)["wrong"] == 0
+    rows = read_rows(tmp_path / "trials.csv")
+    assert answered <= len(rows) <= answered + 1 and summarize(rows)["wrong"] == 0
 
 
 def test_a_full_disk_is_said_and_the_trial_stays_open(tmp_path, capfd):
@@ -335,11 +404,11 @@ def test_a_taken_port(tmp_path):
     with serving(make_trials(tmp_path / "trials.csv")) as server:
         port = server.server_address[1]
         with pytest.raises(InputError, match=f"--port {port}: Address already in use; give another"):
-            turing_web.Server(port)
+            web.Server(port)
 
 
 def test_the_page_needs_nothing_from_elsewhere():
-    page = Path(turing_web.__file__).with_name("page.html").read_text()
+    page = Path(web.__file__).with_name("page.html").read_text()
     for word in ("http:", "https:", "//cdn", "innerHTML", "insertAdjacent", "document.write", "eval("):
         assert word not in page
 
@@ -434,7 +503,8 @@ def test_clicks_and_keys_and_the_end_page(chromium, tmp_path):
         person.keys({"left": "\ue012", "right": "\ue014"}[sides[3]])
         end = person.end()
         assert f"Thank you, {name}!" in end
-        assert "In 1 of 4 pairs (25%)" in end and "interval is 1% to 81%" in end and "Guessing would give 50%" in end
+        assert "In 1 of the 4 pairs that you answered (25%)" in end and "interval is 1% to 81%" in end
+        assert "Guessing would give 50%" in end
         assert f"2: {trials.order(name)[1][0].name}" in end and end.count("photo") == 1
         person.until("document.querySelectorAll('#mistakes canvas').length == 2")
         assert person.run("document.images.length") == 0 and person.run("document.title") == "Which one is real?"
@@ -452,7 +522,8 @@ def test_who_waits_is_unanswered_after_two_seconds(chromium, tmp_path):
         person.until("document.getElementById('pair').classList.contains('empty')")
         assert 1.6 < time.monotonic() - start < 2.4
         assert "No answer" in person.run(TEXT)
-        assert "2 of them you left unanswered" in person.end()
+        assert "answered none of the 2 pairs" in person.end()
+        assert person.run("document.getElementById('chart').hidden")
         person.leave()
     assert [row.result for row in trials.rows] == ["unanswered"] * 2
     assert all(abs(row.seconds - 2) < 0.3 for row in trials.rows)

@@ -1,30 +1,33 @@
 """The Turing test's window: a real one on a virtual display, with real clicks, keys and time."""
 
+import json
 import os
 import select
 import shutil
+import signal
 import subprocess
 import sys
 import time
 
 import numpy as np
 import pytest
-from test_turing import ROOT, make_trials
+from test_turing import ALONE, ROOT, make_trials
 
-from src.turing import score as turing_score
-from src.turing import trials as turing_trials
+from src.turing.score import summarize
+from src.turing.trials import read_rows
+from src.turing.window import image_length
 
 SIZE = 16  # pixels of the test's images
 PROGRAM = """
 import sys
 sys.path[:0] = [".", "tests/turing"]
 from test_turing import make_trials
-from src.turing import window as turing_window
+from src.turing.window import ask, available
 from src.errors import InputError
-print(turing_window.available(), flush=True)
+print(available(), flush=True)
 for person, count, delay in (("hurried", 6, 2.0), ("knows", 3, 0.0), ("unlucky/one", 2, 0.0)):
     try:
-        turing_window.ask(make_trials(f"{sys.argv[1]}/{person}.csv", count, delay, size=16), person)
+        ask(make_trials(f"{sys.argv[1]}/{person}.csv", count, delay, size=16))
         print(person, "is done", flush=True)
     except InputError as error:
         print(error, flush=True)
@@ -120,7 +123,12 @@ def test_people_at_the_window(display, tmp_path):
         assert says() == "True\n"
         person, trials = "hurried", make_trials(tmp_path / "unused.csv", 6, 2.0, size=SIZE)
         welcome()
-        assert display.colorful() is None  # no clock runs before the person is ready
+        display.do("key", "Return")
+        display.click(500, 300)
+        time.sleep(0.8)
+        assert display.colorful() is None  # no clock runs before the person has given a name
+        display.do("type", "hurriedd")
+        display.do("key", "BackSpace")
         display.click(500, 300)
         places = display.pair(trials, person, 1)
         assert 256 <= display.length <= 600
@@ -138,14 +146,15 @@ def test_people_at_the_window(display, tmp_path):
         display.pair(trials, person, 5)
         display.do("key", "Escape")
         assert says() == "hurried is done\n"
-        rows = turing_trials.read_rows(tmp_path / "hurried.csv")
+        rows = read_rows(tmp_path / "hurried.csv")
         assert [(row.trial, row.answer) for row in rows] == [(1, "left"), (2, ""), (3, "right"), (4, "left")]
         assert abs(rows[1].seconds - 2) < 0.3 and rows[1].result == "unanswered"
         assert all(0 < row.seconds < 2 for row in rows if row.answer)
 
         person, trials = "knows", make_trials(tmp_path / "unused.csv", 3, 0.0, size=SIZE)
         welcome()
-        display.do("key", "space")
+        display.do("type", "knows")
+        display.do("key", "Return")
         for trial, how in ((1, "mouse"), (2, "key"), (3, "mouse")):
             places, side = display.pair(trials, person, trial), trials.order(person)[trial - 1][1]
             if how == "key":
@@ -154,17 +163,58 @@ def test_people_at_the_window(display, tmp_path):
                 display.click(*places[side])
         display.until(lambda: display.colorful() is None)
         time.sleep(1)
-        display.do("key", "space")
+        display.do("key", "Return")  # the next person
+        display.do("type", "=other one")
+        display.do("key", "Return")
+        display.click(*display.pair(trials, "=other one", 1)["left"])
+        display.until(lambda: display.colorful() is None)
+        display.do("key", "Escape")
         assert says() == "knows is done\n"
-        score = turing_score.summarize(turing_trials.read_rows(tmp_path / "knows.csv"))
+        *rows, other = read_rows(tmp_path / "knows.csv")
+        assert (other.person, other.trial, other.answer) == ("=other one", 1, "left")
+        score = summarize(rows)
         assert (score["trials"], score["correct"], score["rate_percent"]) == (3, 3, 0)
 
         person, trials = "unlucky/one", make_trials(tmp_path / "unused.csv", 2, 0.0, size=SIZE)  # no such folder
         welcome()
-        display.click(500, 300)
+        display.do("type", person)
+        display.do("key", "Return")
         display.click(*display.pair(trials, person, 1)["right"])
         assert "the answer cannot be saved" in says()
         assert program.wait(10) == 0
     finally:
         program.kill()
         program.communicate()
+
+
+@pytest.mark.parametrize("phase", ["welcome", "pair", "end"])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 128 + signal.SIGTERM)])
+def test_a_signal_ends_the_window_and_writes_the_report(display, tmp_path, phase, number, code):
+    child = subprocess.Popen([sys.executable, "-c", ALONE, tmp_path, "window"], cwd=ROOT, env=display.environment,
+                             stdout=subprocess.PIPE, text=True)
+    try:
+        display.until(lambda: display.screen().any(), 30)
+        time.sleep(0.3)
+        answers = {"welcome": 0, "pair": 1, "end": 4}[phase]
+        if phase != "welcome":
+            display.do("type", "anna")
+            display.do("key", "Return")
+            for _ in range(answers):
+                display.until(display.colorful)
+                display.do("key", "Left")
+                display.until(lambda: display.colorful() is None)
+            display.until(display.colorful) if phase == "pair" else time.sleep(1)
+        child.send_signal(number)
+        output, _ = child.communicate(timeout=20)
+        assert child.returncode == code and f"of {answers} answered trials" in output
+    finally:
+        child.kill()
+    assert json.loads((tmp_path / "turing" / "turing.json").read_text())["summary"]["answered"] == answers
+
+
+@pytest.mark.parametrize(("window", "size", "length"), [
+    ((1280, 720), 256, 512), ((1280, 720), 128, 512), ((1280, 720), 32, 544), ((1200, 662), 256, 512), ((600, 400), 256, 250),
+])
+def test_images_fit_the_window(window, size, length):
+    """Pixels are repeated a whole number of times; below twice they are scaled smoothly."""
+    assert image_length(*window, size) == length
