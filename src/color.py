@@ -1,4 +1,10 @@
-"""sRGB, CIELAB and the networks' ranges: the only home of color constants."""
+"""sRGB, CIELAB and the networks' ranges: the only home of color constants.
+
+The conversions exist twice: in TensorFlow, differentiable, for the networks; and by tables in numpy, for photographs of any
+size, several times as fast and closer than 8 bits can show. The tests compare both with each other and with scikit-image.
+"""
+
+from functools import cache
 
 import numpy as np
 
@@ -16,8 +22,8 @@ WHITE = np.array([0.95047, 1.0, 1.08883])
 XYZ_OVER_WHITE = (XYZ_FROM_RGB / WHITE[:, None]).T.astype(np.float32)  # applied as rgb @ matrix
 RGB_FROM_XYZ_OVER_WHITE = np.linalg.inv(XYZ_FROM_RGB / WHITE[:, None]).T.astype(np.float32)
 
-# In every tf.where below both branches are differentiated, and 0 * inf would be NaN: pow gets a safe base.
 
+# In TensorFlow. In every tf.where below both branches are differentiated, and 0 * inf would be NaN: pow gets a safe base.
 
 def rgb_to_lab(rgb):
     """float32 sRGB (..., 3) in 0..1 -> CIELAB (..., 3): L in 0..100, a and b in about -110..110."""
@@ -57,3 +63,132 @@ def decode_lab(output, color_space):
 def to_uint8(rgb):
     """sRGB float (..., 3) in 0..1 -> uint8, rounded."""
     return tf.cast(tf.round(rgb * 255), tf.uint8)
+
+
+# By tables. CIELAB is written as the roots that it is made of: y = (L + 16) / 116, x = y + a / 500, z = y - b / 200.
+
+BEND = 6 / 29  # root below which CIELAB is linear
+LOW, HIGH = -0.25, 1.75  # of roots, for a and b in -127..127
+STEPS = 65535
+LIGHTNESSES, HUES = 512, 1024  # of the table of the gamut's border
+NEUTRAL = XYZ_FROM_RGB.sum(axis=1)  # of RGB (1, 1, 1): as the white, it makes every gray exactly a = b = 0
+# Linear light outside 0..1 by less than half an 8-bit level is inside for the eye.
+DARKEST, BRIGHTEST = np.float32(-0.5 / 255 / 12.92), np.float32(1.002)
+
+
+@cache
+def tables():
+    """Of 65,536 equal steps: the root of Y in 0..1; light for roots in LOW..HIGH; the sRGB level (uint8) of light in 0..1.
+    And R's, G's and B's share in Y by level (3, 256); X/Xn, Y, Z/Zn -> linear RGB (3, 3)."""
+    y, root = np.linspace(0, 1, STEPS + 1), np.linspace(LOW, HIGH, STEPS + 1)
+    root_of = np.where(y > BEND ** 3, np.cbrt(y), y / (3 * BEND ** 2) + 4 / 29)
+    level_of = np.searchsorted(_light_of_srgb((np.arange(255) + 0.5) / 255), y)
+    share = XYZ_FROM_RGB[1][:, None] * _light_of_srgb(np.arange(256) / 255)
+    return (np.float32(root_of), np.float32(_light_of_root(root)), level_of.astype(np.uint8), np.float32(share),
+            np.float32(np.linalg.inv(XYZ_FROM_RGB) * NEUTRAL))
+
+
+def _light_of_srgb(srgb):
+    return np.where(srgb > 0.04045, ((srgb + 0.055) / 1.055) ** 2.4, srgb / 12.92)
+
+
+def _light_of_root(root):
+    return np.where(root > BEND, root ** 3, 3 * BEND ** 2 * (root - 4 / 29))
+
+
+@cache
+def chroma_limits():
+    """The gamut's border: how far colors of one lightness and hue may go, float32 (LIGHTNESSES + 1, HUES + 2).
+
+    Rows: equal steps of y from black (4 / 29) to white (1). Columns: equal steps of hue as `_hue` has it, 0..4, and one more
+    of the first. Values: |x - y| + |z - y| at the border, by bisection.
+    """
+    y = np.linspace(4 / 29, 1, LIGHTNESSES + 1)[:, None]
+    hue = np.arange(HUES + 2) * (4 / HUES) % 4
+    dx = np.abs((hue + 2) % 4 - 2) - 1  # the diamond |dx| + |dz| = 1, once around
+    dz = np.where(hue < 2, 1 - np.abs(dx), np.abs(dx) - 1)
+    matrix = np.linalg.inv(XYZ_FROM_RGB) * NEUTRAL
+    inside, outside = np.zeros((y.size, hue.size)), np.full((y.size, hue.size), 1.0)
+    for _ in range(20):
+        middle = (inside + outside) / 2
+        x, z = _light_of_root(y + middle * dx), _light_of_root(y + middle * dz)
+        linear = [m[0] * x + m[1] * _light_of_root(y) + m[2] * z for m in matrix]
+        fits = (np.minimum.reduce(linear) >= 0) & (np.maximum.reduce(linear) <= 1)
+        inside, outside = np.where(fits, middle, inside), np.where(fits, outside, middle)
+    inside[[0, -1]] = 0  # black and white have no color
+    return np.float32(inside)
+
+
+def step(values, low=0.0, high=1.0):
+    """float32 -> which of the 65,536 steps from `low` to `high`, uint16; clipped."""
+    return (np.clip((values - low) * (1 / (high - low)), 0, 1) * STEPS + 0.5).astype(np.uint16)
+
+
+def roots(pixels):
+    """uint8 sRGB (h, w, C), gray (C 1 or 2) or color (C 3 or 4; the last of 2 and 4 is alpha) -> roots of Y and Y itself,
+    both float32 (h, w)."""
+    root_of, _, _, share, _ = tables()
+    y = (share.sum(axis=0).take(pixels[..., 0]) if pixels.shape[2] < 3
+         else sum(share[i].take(pixels[..., i]) for i in range(3)))
+    return root_of.take(step(y)), y
+
+
+def lab_to_levels(y_root, a, b, y=None):
+    """CIELAB, its lightness as roots, (L + 16) / 116, with a and b, float32 (h, w) each -> three planes R, G, B, uint8 (h, w).
+
+    Colors outside sRGB's gamut keep their lightness and hue and lose chroma until they fit. `y`: the light of `y_root`, if
+    it is known already.
+    """
+    _, light_of, level_of, _, _ = tables()
+    y = light_of.take(step(y_root, LOW, HIGH)) if y is None else y
+    dx, dz = a * np.float32(1 / 500), b * np.float32(-1 / 200)
+    linear = _linear(y_root, y, dx, dz)
+    outside = np.zeros(y.shape, bool)
+    for plane in linear:
+        outside |= (plane < DARKEST) | (plane > BRIGHTEST)
+    if outside.any():
+        reduced = _fitted(*(values[outside] for values in (y_root, y, dx, dz)))
+        for plane, values in zip(linear, reduced):
+            plane[outside] = values
+    return [level_of.take(step(plane)) for plane in linear]
+
+
+def _linear(y_root, y, dx, dz):
+    """Roots and light of Y, distances of the roots of X and Z from it -> linear R, G, B, a list of three arrays."""
+    _, light_of, _, _, matrix = tables()
+    x, z = light_of.take(step(y_root + dx, LOW, HIGH)), light_of.take(step(y_root + dz, LOW, HIGH))
+    # Not as a matrix product: BLAS would start threads of its own, against the network's.
+    return [m[0] * x + m[1] * y + m[2] * z for m in matrix]
+
+
+def _hue(dx, dz, size):
+    """Where on the diamond |dx| + |dz| = `size` a point lies, 0..4: as good as an angle for a table, and faster."""
+    along = dx / size
+    return np.where(dz >= 0, 1 - along, 3 + along)
+
+
+def _fitted(y_root, y, dx, dz):
+    """As `_linear`, of colors outside the gamut, moved towards gray until they are on its border."""
+    matrix = tables()[4]
+    size = np.maximum(np.abs(dx) + np.abs(dz), np.float32(1e-6))
+    hue = _hue(dx, dz, size) * (HUES / 4)
+    row = np.clip((y_root - np.float32(4 / 29)) * np.float32(LIGHTNESSES / (25 / 29)), 0, LIGHTNESSES)
+    i, j = np.minimum(row.astype(np.int32), LIGHTNESSES - 1), hue.astype(np.int32)
+    row, hue = row - i, hue - j
+    limits, at = chroma_limits().ravel(), i * (HUES + 2) + j
+    upper = limits.take(at) * (1 - hue) + limits.take(at + 1) * hue
+    lower = limits.take(at + HUES + 2) * (1 - hue) + limits.take(at + HUES + 3) * hue
+    scale = np.minimum(upper * (1 - row) + lower * row, size) / size
+    for _ in range(2):  # between the table's points: Newton's steps for the channel that is farthest outside
+        linear = _linear(y_root, y, scale * dx, scale * dz)
+        x_slope = 3 * np.maximum(y_root + scale * dx, BEND) ** 2 * dx
+        z_slope = 3 * np.maximum(y_root + scale * dz, BEND) ** 2 * dz
+        worst, back = np.zeros_like(y), np.zeros_like(y)
+        for plane, m in zip(linear, matrix):
+            excess = plane - np.clip(plane, 0, 1)
+            farther = np.abs(excess) > np.abs(worst)
+            worst = np.where(farther, excess, worst)
+            with np.errstate(all="ignore"):  # a slope of 0 leads to gray
+                back = np.where(farther, excess / (m[0] * x_slope + m[2] * z_slope), back)
+        scale = np.clip(scale - back, 0, scale)
+    return _linear(y_root, y, scale * dx, scale * dz)
