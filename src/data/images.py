@@ -1,9 +1,15 @@
-"""Image files in and out, and sample grids: bytes on disk <-> upright 8-bit pixels."""
+"""Image files in and out, and sample grids: bytes on disk <-> upright 8-bit sRGB pixels.
+
+A picture's way in is one: open (a regular file; `containers` and `tiff` check sizes, scans and tables and pick the pixels'
+parts), decode, scale samples to 8 bits, part color and alpha, convert to sRGB, turn upright.
+"""
 
 import os
+import stat
 import struct
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from functools import cache, lru_cache
 from io import BytesIO
 from pathlib import Path
 
@@ -12,10 +18,13 @@ import simplejpeg
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from src import files
+from src.data import containers, tiff
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")  # no other decoder of Pillow's ever sees a stranger's bytes
-# Damaged metadata is no news to a reader of pixels, and every read has a size limit of its own, below. Pillow's error
-# for bombs (at twice the size of its warning) stays as a second fence.
+UPRIGHT = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_270", 7: "TRANSVERSE",
+           8: "ROTATE_90"}  # what undoes an orientation
+# A reader of pixels has no use for warnings, and every read has a size limit of its own, below. Pillow's error for bombs (at
+# twice the size of its warning) stays as a second fence.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
@@ -23,124 +32,222 @@ class ImageError(ValueError):
     """A file that is no usable image; the message begins with its path and says why."""
 
 
+class NoImageError(ImageError):
+    """A file that is no image at all, or of a format that is not read."""
+
+
+class ImageFile:
+    """An open image file: `format`, `size` (width, height) as stored, `contents` (containers.Contents), and `decode`."""
+
+    def __init__(self, file, max_pixels):
+        self.file, self.contents = file, containers.read(file, max_pixels)
+        self.format, self.profile, self.converted = self.contents.format, b"", False
+        if self.contents.stream:
+            self.image = Image.open(self.contents.stream, formats=FORMATS)
+            self.size = self.image.size
+        else:
+            tags = self.contents.tags
+            self.size = tiff.number(tags, tiff.WIDTH, 0), tiff.number(tags, tiff.HEIGHT, 0)
+        containers.check_size(*self.size, max_pixels)
+
+    @property
+    def upright_size(self):
+        """(width, height) of what `decode` returns."""
+        return self.size[::-1] if self.contents.orientation >= 5 else self.size
+
+    def decode(self, at_least=None):
+        """Decodes, once -> a PIL image: upright, sRGB, of mode L, RGB or, where there is transparency, LA or RGBA.
+
+        Samples of other depths are scaled to 8 bits (PNG's 16-bit colors: Pillow keeps the high byte). What a profile or
+        PNG's gamma describes is converted to sRGB (then `converted` is true); `profile` is what describes the result: the
+        file's own ICC profile if that is sRGB already and no pixel changed, else sRGB's, or b"" if there was none.
+
+        Args:
+            at_least: (width, height) that suffices; a JPEG is then decoded at a fraction of its size.
+
+        Raises ValueError for signed, 32-bit, float and CIELAB samples.
+        """
+        if self.contents.stream:
+            if at_least:
+                self.image.draft(None, at_least[::-1] if self.contents.orientation >= 5 else at_least)
+            if not self.contents.ended:
+                _check_whole(self.contents.stream)
+            self.image.load()
+            if self.format == "WEBP":
+                self.image._decoder = None  # it would hold two more copies of the pixels as long as the image lives
+            color, alpha = _color_and_alpha(self.image)
+        else:
+            color, alpha = _from_samples(self.file, self.contents)
+        color = self._to_srgb(color)
+        if alpha:
+            color.putalpha(alpha)
+        color.info = {}
+        turn = UPRIGHT.get(self.contents.orientation)
+        return color.transpose(Image.Transpose[turn]) if turn else color
+
+    def _to_srgb(self, image):
+        """L, RGB or CMYK -> L or RGB in sRGB; sets `profile`."""
+        icc, gamma = self.contents.icc, self.contents.gamma
+        convert, same = _conversion(icc, image.mode) if icc else (None, False)
+        self.converted = bool(convert or (gamma and not same))
+        if convert:
+            self.profile = srgb()
+            return convert(image)
+        if icc and not same:
+            self.contents.left_out.append("the color profile (unreadable, or not for such pixels)")
+        if same:
+            self.profile = icc
+        elif gamma:
+            self.profile = srgb()
+            light = np.linspace(0, 1, 256) ** (1 / gamma)
+            level = np.where(light > 0.0031308, 1.055 * light ** (1 / 2.4) - 0.055, 12.92 * light)
+            return image.point(np.round(level * 255).astype(int).tolist() * len(image.getbands()))
+        return image.convert("RGB") if image.mode == "CMYK" else image
+
+
+@cache
+def srgb():
+    """The bytes of an ICC profile of sRGB, always the same."""
+    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    profile[24:36] = struct.pack(">6H", 2000, 1, 1, 0, 0, 0)  # when it was made
+    return bytes(profile)
+
+
+@lru_cache(16)
+def _conversion(icc, mode):
+    """An ICC profile's bytes and an image's mode -> (function to sRGB or None, whether the profile is sRGB's)."""
+    try:
+        profile = ImageCms.ImageCmsProfile(BytesIO(icc))
+        space = profile.profile.xcolor_space.strip()
+        if {"L": space not in ("GRAY", "RGB"), "RGB": space != "RGB", "CMYK": space != "CMYK"}[mode]:
+            return None, False
+        inside = "RGB" if space == "RGB" else mode
+        transform = ImageCms.buildTransform(profile, ImageCms.createProfile("sRGB"), inside, "RGB")
+        if inside == "RGB":
+            levels = np.linspace(0, 255, 9).astype(np.uint8)
+            colors = np.stack(np.meshgrid(levels, levels, levels), -1).reshape(9, 81, 3)
+            changed = np.asarray(ImageCms.applyTransform(Image.fromarray(colors), transform)).astype(int) - colors
+            if abs(changed).max() <= 1:
+                return None, True
+    except (ImageCms.PyCMSError, OSError, ValueError):
+        return None, False
+    return lambda image: ImageCms.applyTransform(image.convert(inside), transform), False
+
+
+def _check_whole(stream):
+    """ValueError if more than its end marker is missing of a JPEG."""
+    try:
+        simplejpeg.decode_jpeg(stream.getvalue(), "GRAY")  # strict: a warning is an error
+    except ValueError as error:
+        raise ValueError("image file is truncated") from error
+
+
+def _color_and_alpha(image):
+    """A decoded PIL image of any mode -> L, RGB or CMYK, and the alpha channel (L) or None."""
+    if image.mode in ("I", "F", "LAB"):
+        raise ValueError(f"{image.mode} samples have no agreed white; save it with 8 or 16 unsigned bits a channel")
+    if image.mode.startswith("I;16"):
+        samples = np.asarray(image)  # uint16 (H,W)
+        clear = image.info.get("transparency")
+        alpha = None if clear is None else Image.fromarray(np.where(samples == clear, 0, 255).astype(np.uint8))
+        return Image.fromarray(_eight_bits(samples, 65535)), alpha
+    if image.mode == "La":
+        image = image.convert("LA")
+    elif image.has_transparency_data and image.mode not in ("LA", "RGBA"):
+        image = image.convert("LA" if image.mode in ("1", "L") else "RGBA")
+    alpha = image.getchannel("A") if image.mode in ("LA", "RGBA") else None
+    if image.mode not in ("L", "RGB", "CMYK"):
+        image = image.convert("L" if image.mode in ("1", "LA") else "RGB")
+    return image, alpha
+
+
+def _eight_bits(samples, largest):
+    """Whole numbers in 0..largest -> uint8, rounded."""
+    return ((samples.astype(np.uint32) * 510 + largest) // (2 * largest)).astype(np.uint8)
+
+
+def _from_samples(file, contents):
+    """A TIFF of any number of bits and channels -> as `_color_and_alpha`."""
+    tags = contents.tags
+    largest = (1 << max(tiff.numbers(tags, tiff.BITS, [1]))) - 1
+    photometric, extra = tiff.number(tags, tiff.PHOTOMETRIC, 1), tiff.numbers(tags, tiff.EXTRA)
+    samples = _eight_bits(tiff.samples(file, contents.order, tags), largest)
+    colors = {0: 1, 1: 1, 2: 3, 5: 4}[photometric]
+    if samples.shape[2] < colors:
+        raise ValueError(f"it has {samples.shape[2]} channels where {colors} are needed")
+    color, more = samples[..., :colors], samples[..., colors:]
+    which = [i for i, kind in enumerate(extra[:more.shape[2]]) if kind in (1, 2)]
+    alpha = more[..., which[0]] if which else more[..., 0] if more.shape[2] and not extra else None
+    if alpha is not None and which and extra[which[0]] == 1:  # colors that are multiplied by alpha
+        share = np.maximum(alpha, 1)[..., None].astype(np.uint16)
+        color = np.minimum((color.astype(np.uint16) * 255 + share // 2) // share, 255).astype(np.uint8)
+    if photometric == 0:
+        color = 255 - color
+    size = color.shape[1::-1]
+    image = Image.frombytes({1: "L", 3: "RGB", 4: "CMYK"}[colors], size, color.tobytes())
+    return image, None if alpha is None else Image.fromarray(np.ascontiguousarray(alpha))
+
+
 @contextmanager
 def opened(file, max_pixels):
-    """The PIL image in `file` (path or binary file), recognised by content, its size checked from the header alone.
+    """The ImageFile in `file` (path or binary file), recognised by content; size, scans, tiles and tables are checked before
+    anything is decoded.
 
     Whatever goes wrong in the block, decoding included, is raised as ImageError: a decoder that meets broken bytes
     may raise nearly anything.
     """
     try:
-        with Image.open(file, formats=FORMATS) as image:
-            if image.width * image.height > max_pixels:
-                raise ValueError(f"{image.width}x{image.height} is over the limit of {max_pixels:,} pixels")
-            yield image
+        with nullcontext(file) if hasattr(file, "read") else _regular(file) as stream:
+            stream.seek(0)
+            yield ImageFile(stream, max_pixels)
     except ImageError:
         raise
     except Exception as error:
+        kind = NoImageError if isinstance(error, containers.NoImage) else ImageError
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         if isinstance(error, UnidentifiedImageError):
-            empty = isinstance(file, (str, Path)) and not os.path.getsize(file)
-            reason = "the file is empty" if empty else "not a readable JPEG, PNG, WebP, BMP or TIFF image"
-        else:
-            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            reason = "not a readable JPEG, PNG, WebP, BMP or TIFF image"
         name = getattr(file, "name", "image") if hasattr(file, "read") else file
-        raise ImageError(f"{name}: {reason}") from error
+        raise kind(f"{name}: {reason.splitlines()[0]}") from error
 
 
-def decode(image):
-    """Decodes an `opened` PIL image -> a PIL image, upright (EXIF orientation applied and reset), of mode L, RGB or,
-    where it has transparency, LA or RGBA.
-
-    16-bit samples become 8-bit ones (gray: rounded; color: Pillow keeps the high byte). CMYK and gray pixels with a
-    color profile are converted to sRGB through it, for such a profile could not describe an RGB result; an RGB
-    profile stays in `info` and the pixels stay as they are. ValueError for signed, 32-bit, float and CIELAB samples.
-    """
-    image.load()
-    if image.format == "WEBP":
-        image._decoder = None  # it would hold two more copies of the pixels as long as the image lives
-    try:
-        ImageOps.exif_transpose(image, in_place=True)
-    except Exception:  # a garbled EXIF block does not spoil the picture
-        image.info.pop("exif", None)
-    info = image.info
-    if image.mode == "RGB" and "transparency" not in info:  # nearly every file
-        return image
-    if image.mode in ("I", "F", "LAB"):
-        raise ValueError(f"{image.mode} samples have no agreed white; save it with 8 or 16 unsigned bits a channel")
-    if image.mode.startswith("I;16"):
-        image = _eight_bits(image)
-    elif image.mode == "La":
-        image = image.convert("LA")
-    elif image.has_transparency_data and image.mode not in ("LA", "RGBA"):
-        image = image.convert("LA" if image.mode in ("1", "L") else "RGBA")
-    elif image.mode not in ("L", "LA", "RGBA", "CMYK"):
-        image = image.convert("L" if image.mode == "1" else "RGB")
-    image.info = {key: value for key, value in info.items() if key != "transparency"}  # it is in the alpha channel now
-    if image.mode in ("L", "LA", "CMYK") and "icc_profile" in info:
-        image = _to_srgb(image)
-    return image.convert("RGB") if image.mode == "CMYK" else image
-
-
-def _eight_bits(image):
-    """16-bit gray PIL image -> L, or LA if one gray level is declared transparent."""
-    samples = np.asarray(image)  # uint16 (H,W)
-    if image.format == "TIFF" and image.tag_v2.get(262) == 0:  # white is zero: Pillow inverts 8 bits, but not 16
-        samples = ~samples
-    result = Image.fromarray(((samples.astype(np.uint32) + 128) // 257).astype(np.uint8))
-    if "transparency" in image.info:
-        result.putalpha(Image.fromarray(np.where(samples == image.info["transparency"], 0, 255).astype(np.uint8)))
-    return result
-
-
-def _to_srgb(image):
-    """L, LA or CMYK with a profile in `info` -> sRGB and no profile; unchanged if the profile is RGB's after all."""
-    info = image.info
-    try:
-        profile = ImageCms.ImageCmsProfile(BytesIO(info["icc_profile"]))
-        if profile.profile.xcolor_space.strip() == "RGB":
-            return image
-        alpha = image.getchannel("A") if image.mode == "LA" else None
-        image = ImageCms.profileToProfile(image.convert("L") if alpha else image, profile,
-                                          ImageCms.createProfile("sRGB"), outputMode="RGB")
-        if alpha:
-            image.putalpha(alpha)
-    except (ImageCms.PyCMSError, OSError):
-        pass  # a broken profile: the pixels are read as if there were none
-    image.info = {key: value for key, value in info.items() if key != "icc_profile"}
-    return image
+def _regular(path):
+    """Opens a regular file for reading: a pipe would be waited on for ever, and a device has no end."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise containers.NoImage("not a regular file")
+    return os.fdopen(descriptor, "rb")
 
 
 def read_rgb(file, max_pixels=50_000_000):
-    """Any image file (path or binary file) -> uint8 (H,W,3) RGB, upright, perhaps read-only; transparency is dropped.
+    """Any image file (path or binary file) -> uint8 (H,W,3) sRGB, upright, perhaps read-only; transparency is dropped.
 
     Of a file with several pictures the first. Thread-safe. ImageError if it is no usable image, or if its header
     announces more than `max_pixels`: nothing is decoded then.
     """
-    pixels = None if hasattr(file, "read") else _read_plain_jpeg(file, max_pixels)
-    if pixels is not None:
-        return pixels
     with opened(file, max_pixels) as image:
-        image = decode(image)
-        return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+        pixels = _plain_jpeg(image)
+        if pixels is None:
+            image = image.decode()
+            pixels = np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+        return pixels
 
 
-def _read_plain_jpeg(path, max_pixels, largest=2 ** 24):
-    """A whole JPEG of at most `largest` bytes, whose pixels need no more than decoding -> uint8 (H,W,3) RGB; else None.
+def _plain_jpeg(image):
+    """A JPEG whose pixels need no more than decoding -> uint8 (H,W,3) RGB; else None.
 
     Pillow decodes to the same pixels, but takes a third longer, and a fast GPU waits for its images.
     """
+    contents = image.contents
+    if image.format != "JPEG" or contents.orientation != 1 or contents.icc or image.image.mode != "RGB":
+        return None
     try:
-        with open(path, "rb", buffering=0) as file:
-            if os.fstat(file.fileno()).st_size > largest:
-                return None
-            contents = file.read()
-        if b"Exif\0\0" in contents or b"http://ns.adobe.com/xap/" in contents:
-            return None  # they may say that it is to be turned
-        height, width, space, _ = simplejpeg.decode_jpeg_header(contents)
-        if space != "YCbCr" or height * width > max_pixels:
+        data = contents.stream.getbuffer()
+        if simplejpeg.decode_jpeg_header(data)[2] != "YCbCr":
             return None
-        return simplejpeg.decode_jpeg(contents, "RGB")  # strict: not even a warning
-    except (OSError, ValueError):
+        return simplejpeg.decode_jpeg(data, "RGB")  # strict: not even a warning
+    except ValueError:
         return None  # what is wrong, and whether something can be read nevertheless, is for Pillow to say
 
 
@@ -152,29 +259,28 @@ def fit(rgb, size):
     return np.asarray(ImageOps.fit(Image.fromarray(rgb), (size, size), Image.Resampling.BICUBIC))
 
 
-def save(path, image, format=None, **kept):
-    """Writes a PIL image beside `path` and renames it. Format: as given, or by suffix; quality 95, JPEG without chroma
-    subsampling. `kept`: Pillow's save parameters (exif, icc_profile, dpi, ...)."""
-    format = format or Image.registered_extensions()[Path(path).suffix.lower()]
+def encode(file, image, format, **parameters):
+    """Encodes a PIL image into a path or binary file; quality 95, JPEG without chroma subsampling. `parameters`: Pillow's."""
     quality = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"quality": 95}}.get(format, {})
-    with files.atomic_write(path) as part:
-        if format == "BMP" and image.mode == "RGBA":
-            part.write_bytes(_bmp_header(image) + image.tobytes("raw", "BGRA", 0, -1))
-        else:
-            image.save(part, format=format, **{**quality, **kept})
+    if format == "BMP" and image.mode == "RGBA":
+        Path(file).write_bytes(_bmp_header(image, *parameters.get("dpi", (72, 72))) + image.tobytes("raw", "BGRA", 0, -1))
+    else:
+        image.save(file, format=format, **{**quality, **parameters})
 
 
-def _bmp_header(image):
+def _bmp_header(image, *dpi):
     """Of 32-bit pixels, bottom row first, that says (version 4) that there is alpha; Pillow's keeps that to itself."""
     size = 4 * image.width * image.height
     return (struct.pack("<2sIII", b"BM", 122 + size, 0, 122)
-            + struct.pack("<IiiHHIIiiII", 108, image.width, image.height, 1, 32, 3, size, 2835, 2835, 0, 0)
+            + struct.pack("<IiiHHIIiiII", 108, image.width, image.height, 1, 32, 3, size,
+                          *(round(each / 0.0254) for each in dpi), 0, 0)
             + struct.pack("<4I4s48x", 0xFF0000, 0xFF00, 0xFF, 0xFF000000, b"BGRs"))
 
 
 def write(path, pixels):
     """Writes uint8 (H,W) gray or (H,W,3) RGB to `path`, whose suffix names the format."""
-    save(path, Image.fromarray(pixels))
+    with files.atomic_write(path) as part:
+        encode(part, Image.fromarray(pixels), Image.registered_extensions()[Path(path).suffix.lower()])
 
 
 def grid(rows, gap=2):

@@ -1,0 +1,227 @@
+"""Results with what their originals say about themselves: EXIF, XMP, IPTC, comments, texts, resolution, color profile.
+
+Pillow encodes the pixels; everything else is put in here as the bytes that it was in the original, but for what the result
+makes untrue: orientation, sizes, the gray thumbnail, the profile if pixels were converted. docs/pictures.md has the table.
+"""
+
+import re
+import struct
+import zlib
+from io import BytesIO
+
+from src import files
+from src.data import containers, images, tiff
+
+# TIFF's tags that describe the picture: texts, camera, resolution, XMP, copyright, IPTC, Photoshop's, GeoTIFF's and GDAL's.
+TIFF_TAGS = (269, 270, 271, 272, 282, 283, 285, 296, 305, 306, 315, 316, 700, 33432, 33550, 33723, 33922, 34264, 34377, 34735,
+             34736, 34737, 42112, 42113)
+# And those that describe the bytes of the pixels, whose loss is none.
+TIFF_SILENT = (*tiff.PIXEL_TAGS, *tiff.OFFSETS, *tiff.COUNTS, 254, 255, 263, 264, 265, 274, 280, 281, 288, 289, 290, 291, 297,
+               301, 318, 319, 330, 333, 334, 336, 340, 341, 342, 34675, tiff.EXIF, tiff.GPS)
+TIFF_COMPRESSIONS = {1: None, 5: "tiff_lzw", 8: "tiff_adobe_deflate", 32773: "packbits", 32946: "tiff_adobe_deflate",
+                     34925: "lzma", 50000: "zstd"}  # those without loss
+THUMBNAILS = re.compile(rb"<(xmp|xap):Thumbnails\b.*?</\1:Thumbnails>", re.DOTALL)
+MAKER_NOTE, SEGMENT = 37500, 65533  # bytes that a JPEG's segment holds
+
+
+def save(path, image, file):
+    """Writes a PIL image in the format of the images.ImageFile from which it was made, with its metadata.
+
+    Returns: list of str, what had to be left out.
+    """
+    contents, left_out = file.contents, list(file.contents.left_out)
+    turned = contents.orientation >= 5
+    exif, xmp = b"", updated_xmp(contents.xmp, image.size)
+    if contents.exif:
+        try:
+            exif = updated_exif(contents.exif, image.size, turned, file.converted)
+        except (ValueError, struct.error):
+            left_out.append("EXIF (unreadable)")
+    with files.atomic_write(path) as part:
+        if file.format == "WEBP":
+            given = {"exif": exif, "xmp": xmp, "icc_profile": file.profile}
+            images.encode(part, image, "WEBP", lossless=contents.lossless, **{key: v for key, v in given.items() if v})
+        elif file.format == "BMP":
+            dpi = file.image.info.get("dpi", (0, 0))
+            images.encode(part, image, "BMP", **({"dpi": dpi} if min(dpi) > 0 else {}))
+        elif file.format == "TIFF":
+            compression = TIFF_COMPRESSIONS.get(tiff.number(contents.tags, tiff.COMPRESSION, 1), "tiff_lzw")
+            images.encode(part, image, "TIFF", compression=compression)
+            with open(part, "r+b") as result:
+                _add_tags(result, file, image.size, turned, left_out)
+        else:
+            change = _jpeg_head if file.format == "JPEG" else _png_head
+            with open(part, "wb") as raw:
+                head = _Head(raw, 20 if file.format == "JPEG" else 33, lambda start: change(start, file, exif, xmp, turned))
+                images.encode(head, image, file.format)
+    return list(dict.fromkeys(left_out))
+
+
+class _Head:
+    """A file that an encoder writes to, whose first `size` bytes are replaced by `change` of them."""
+
+    def __init__(self, file, size, change):
+        self.file, self.size, self.change, self.start = file, size, change, b""
+
+    def write(self, data):
+        if self.size:
+            self.start += bytes(data)
+            if len(self.start) < self.size:
+                return len(data)
+            self.file.write(self.change(self.start[:self.size]))
+            self.file.write(self.start[self.size:])
+            self.size = 0
+            return len(data)
+        return self.file.write(data)
+
+    def flush(self):
+        self.file.flush()
+
+
+def _jpeg_head(start, file, exif, xmp, turned):
+    """SOI and JFIF (20 bytes) with the original's density, and its other segments behind."""
+    contents = file.contents
+    if len(density := contents.resolution) == 5:
+        start = start[:13] + (density[:1] + density[3:] + density[1:3] if turned else density) + start[18:]
+    room = SEGMENT - len(containers.EXIF)
+    segments = [(0xE1, containers.EXIF + exif[i:i + room]) for i in range(0, len(exif), room)]
+    segments += [(0xE1, containers.XMP + xmp)] * (0 < len(xmp) <= SEGMENT - len(containers.XMP))
+    room = SEGMENT - 14
+    pieces = [file.profile[i:i + room] for i in range(0, len(file.profile), room)]
+    segments += [(0xE2, containers.ICC + bytes([i + 1, len(pieces)]) + piece) for i, piece in enumerate(pieces[:255])]
+    resources = [data.removeprefix(containers.PHOTOSHOP) for _, data in contents.parts if data.startswith(containers.PHOTOSHOP)]
+    resources, room = updated_resources(b"".join(resources)), SEGMENT - len(containers.PHOTOSHOP)
+    segments += [(0xED, containers.PHOTOSHOP + resources[i:i + room]) for i in range(0, len(resources), room)]
+    segments += [part for part in contents.parts if not part[1].startswith(containers.PHOTOSHOP)]
+    return start + b"".join(struct.pack(">BBH", 0xFF, marker, len(data) + 2) + data for marker, data in segments)
+
+
+def _png_head(start, file, exif, xmp, turned):
+    """Signature and IHDR (33 bytes), and the original's chunks behind, where all of them may stand."""
+    chunks = []
+    if file.profile:
+        chunks.append((b"iCCP", b"ICC profile\0\0" + zlib.compress(file.profile)))
+    for name, data in file.contents.parts:
+        if name in (b"gAMA", b"cHRM", b"sRGB") and file.converted:
+            continue
+        if name == b"pHYs" and len(data) == 9 and turned:
+            data = data[4:8] + data[:4] + data[8:]
+        if name == b"sRGB" and file.profile:
+            continue  # one of both is allowed
+        chunks.append((name, data))
+    if xmp:
+        chunks.append((b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + xmp))
+    if exif:
+        chunks.append((b"eXIf", exif))
+    return start + b"".join(containers.chunk(name, data) for name, data in chunks)
+
+
+def _add_tags(result, file, size, turned, left_out):
+    """Gives an encoded TIFF, open for reading and writing, its original's tags: a new directory at its end."""
+    tags, order = file.contents.tags, file.contents.order
+    directory = tiff.directories(result)[1][0]
+    directory |= {tag: tags[tag] for tag in TIFF_TAGS if tag in tags}
+    if 700 in directory:
+        directory[700] = tiff.entry(1, updated_xmp(directory[700][2], size))
+    if 34377 in directory and not (resources := updated_resources(directory[34377][2])):
+        del directory[34377]
+    elif 34377 in directory:
+        directory[34377] = tiff.entry(7, resources)
+    if turned and 282 in directory and 283 in directory:
+        directory[282], directory[283] = directory[283], directory[282]
+    if file.profile:
+        directory[34675] = tiff.entry(7, file.profile)
+    for tag, name in ((tiff.EXIF, "EXIF"), (tiff.GPS, "GPS")):
+        if tag in tags:
+            try:
+                below = tiff.read(file.file, order, tiff.number(tags, tag, 0))[0] or {}
+            except ValueError:
+                below = {}
+            if not below:
+                left_out.append(f"{name} (unreadable)")
+                continue
+            directory[tag] = tiff.entry(4, _append(result, _plain_exif(below, file, order, result, size, left_out)))
+    unknown = sorted(set(tags) - set(TIFF_TAGS) - set(TIFF_SILENT))
+    left_out += [f"TIFF tag {tag}" for tag in unknown]
+    at = _append(result, directory)
+    result.seek(4)
+    result.write(struct.pack("<I", at))
+
+
+def _plain_exif(below, file, order, result, size, left_out):
+    """An EXIF or GPS directory without what lies elsewhere in the file, with the result's size."""
+    if MAKER_NOTE in below:
+        del below[MAKER_NOTE]  # its own offsets would point nowhere
+        left_out.append("the maker note")
+    if tiff.INTEROP in below:
+        inner = tiff.read(file.file, order, tiff.number(below, tiff.INTEROP, 0))[0]
+        below[tiff.INTEROP] = tiff.entry(4, _append(result, inner or {}))
+    new = {40961: 1 if file.converted else tiff.number(below, 40961, 1), 40962: size[0], 40963: size[1]}
+    return below | {tag: tiff.entry(4 if tag > 40961 else 3, value) for tag, value in new.items() if tag in below}
+
+
+def _append(result, directory):
+    """Writes a directory at the end of a file; returns where."""
+    at = result.seek(0, 2)
+    at += result.write(b"\0" * (at % 2))
+    result.write(tiff.written(directory, at))
+    return at
+
+
+def updated_exif(exif, size, turned, converted):
+    """An EXIF block made true of an upright result of `size` (width, height), in place: the rest stays as it is, for maker
+    notes hold offsets. ValueError or struct.error if it is garbled."""
+    block, file = bytearray(exif), BytesIO(exif)
+    order, (first, *more) = tiff.directories(file)
+    start = struct.unpack_from(order + "I", block, 4)[0]
+    if more:
+        thumbnail, length = tiff.number(more[0], 513, 0), tiff.number(more[0], 514, 0)
+        struct.pack_into(order + "I", block, start + 2 + 12 * struct.unpack_from(order + "H", block, start)[0], 0)
+        if 0 < thumbnail < len(block):
+            block[thumbnail:thumbnail + length] = b"\0" * min(length, len(block) - thumbnail)
+            if thumbnail + length >= len(block):
+                del block[thumbnail:]
+    places = _set_numbers(block, order, start, {tiff.ORIENTATION: 1, tiff.WIDTH: size[0], tiff.HEIGHT: size[1]})
+    if turned and 282 in places and 283 in places:
+        x, y = places[282] + 8, places[283] + 8
+        block[x:x + 4], block[y:y + 4] = block[y:y + 4], block[x:x + 4]
+    if tiff.EXIF in first:
+        color = {40961: 1} if converted else {}
+        _set_numbers(block, order, tiff.number(first, tiff.EXIF, 0), {**color, 40962: size[0], 40963: size[1]})
+    return bytes(block)
+
+
+def _set_numbers(block, order, at, values):
+    """Sets the numbers of those tags that a directory has, in place. Returns where each tag's entry is."""
+    places = {}
+    for i in range(struct.unpack_from(order + "H", block, at)[0]):
+        place = at + 2 + 12 * i
+        tag = struct.unpack_from(order + "H", block, place)[0]
+        places[tag] = place
+        if tag in values:
+            kind, form = (3, "HHIHxx") if values[tag] < 65536 else (4, "HHII")
+            struct.pack_into(order + form, block, place, tag, kind, 1, values[tag])
+    return places
+
+
+def updated_xmp(xmp, size):
+    """An XMP packet made true of an upright result of `size`, without its thumbnails."""
+    xmp = THUMBNAILS.sub(b"", containers.ORIENTED.sub(rb"tiff:Orientation\g<1>1", xmp))
+    for names, side in zip((rb"exif:PixelXDimension|tiff:ImageWidth", rb"exif:PixelYDimension|tiff:ImageLength"), size):
+        xmp = re.sub(rb"\b(" + names + rb""")(\s*=\s*["']|>)\s*\d+""", rb"\g<1>\g<2>%d" % side, xmp)
+    return xmp
+
+
+def updated_resources(resources):
+    """Photoshop's image resources (IPTC is one) without thumbnails and color profile; what follows a garbled one is lost."""
+    kept, at = [], 0
+    while resources[at:at + 4] == b"8BIM" and at + 12 <= len(resources):
+        number, name = struct.unpack_from(">HB", resources, at + 4)
+        data = at + 6 + (name + 2) // 2 * 2
+        if data + 4 > len(resources):
+            break
+        end = data + 4 + (struct.unpack_from(">I", resources, data)[0] + 1) // 2 * 2
+        if number not in (1033, 1036, 1039):
+            kept.append(resources[at:end])
+        at = end
+    return b"".join(kept)

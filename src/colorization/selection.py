@@ -1,0 +1,134 @@
+"""Which files are colorized, where their results go, and what became of them."""
+
+import os
+import re
+import sys
+from pathlib import Path
+
+from tqdm import tqdm
+
+from src.data import images
+from src.errors import InputError
+
+LITTER = ("thumbs.db", "desktop.ini")  # what desktops leave behind, like hidden files: named, but not counted
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".tif", ".tiff",
+            ".gif", ".heic", ".heif", ".avif", ".jxl", ".jp2", ".psd", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf")
+PART = re.compile(r"\.(\d+)-[0-9a-f]+\.part")  # a file of files.atomic_write
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal, whose number is the argument."""
+
+
+class Plan:
+    """`jobs`: list of (source, target); and the counts `skipped` (results that are there), `failed` and `no_pictures`."""
+
+    def __init__(self, jobs, skipped=0, failed=0):
+        self.jobs, self.skipped, self.failed, self.no_pictures = jobs, skipped, failed, 0
+
+    def failure(self, source, error):
+        """Names a file that gave no result, and counts it: as failed if its content or its name is a picture's."""
+        litter = source.name.startswith(".") or source.name.lower() in LITTER
+        no_picture = isinstance(error, images.NoImageError) and source.suffix.lower() not in SUFFIXES
+        say(f"note: {error}" if litter or no_picture else str(error))
+        self.failed += not litter and not no_picture
+        self.no_pictures += not litter and no_picture
+
+    def summary(self, done, stopped):
+        """One line for people: what became of all files. `stopped`: the signal that ended it, or 0."""
+        parts = [f"{counted(done, 'image')} colorized"]
+        parts += [f"{self.skipped} already there"] * bool(self.skipped)
+        parts += [f"{counted(self.failed, 'file')} failed"] * bool(self.failed)
+        parts += [f"{counted(self.no_pictures, 'file')} that are no pictures"] * bool(self.no_pictures)
+        parts += ["stopped: the same command goes on"] * bool(stopped)
+        return "; ".join(parts)
+
+
+def counted(number, thing):
+    return f"{number} {thing}{'s' * (number != 1)}"
+
+
+def say(message):
+    """One line on stderr, above the progress bar if there is one."""
+    tqdm.write(message, file=sys.stderr)
+
+
+def plan(inputs, output, overwrite):
+    """Paths of files and folders, and the folder for results -> Plan; folders that cannot be listed are named and counted
+    as failed. Results that are not older than their originals are skipped. Writes nothing, but clears from the results'
+    folder what a killed run left half written. InputError as for `colorization.run`."""
+    found, failures = [], 0
+    for path in inputs:
+        if path.is_dir():
+            files, failed = walk(path, output)
+            found += [(file, output / file.relative_to(path)) for file in files]
+            failures += failed
+        elif os.path.lexists(path):
+            found.append((path, output / path.name))
+        else:
+            raise InputError(f"--test-input {path}: no such file or folder")
+    if not found and not failures:
+        raise InputError(f"--test-input {' '.join(map(str, inputs))}: no file in there to colorize")
+    jobs, originals = {}, {os.path.realpath(source) for source, _ in found}
+    for source, target in found:
+        if jobs.setdefault(target, source) != source:
+            raise InputError(f"{jobs[target]} and {source} would both become {target}: colorize them one after the "
+                             "other, with another --test-output each")
+        if os.path.realpath(target) in originals:
+            raise InputError(f"{target} is an original, which its result would overwrite: give another --test-output")
+    skipped = set() if overwrite else _existing(jobs)
+    nearest = next(path for path in (output, *output.absolute().parents) if os.path.lexists(path))
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        raise InputError(f"--test-output {output}: {nearest} is not a folder that can be written to: give another one")
+    for folder in {target.parent for target in jobs}:
+        _clear(folder)
+    return Plan([(source, target) for target, source in jobs.items() if target not in skipped], len(skipped), failures)
+
+
+def _existing(jobs):
+    """The targets that are there already; InputError if one is no file, or older than its original."""
+    there, stale = set(), []
+    for target, source in jobs.items():
+        if os.path.lexists(target):
+            newer = target.is_file() and source.exists() and target.stat().st_mtime_ns >= source.stat().st_mtime_ns
+            there.add(target) if newer else stale.append(str(target))
+    if stale:
+        more = f" and {len(stale) - 5} more" if len(stale) > 5 else ""
+        raise InputError(f"already there, and older than the original: {', '.join(stale[:5])}{more}: give --overwrite True or "
+                         "another --test-output")
+    return there
+
+
+def _clear(folder):
+    """Removes what processes that are gone left half written."""
+    for path in folder.glob(".*.part"):
+        if (match := PART.fullmatch(path.name)) and not _alive(int(match[1])):
+            path.unlink(missing_ok=True)
+
+
+def _alive(process):
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def walk(folder, output):
+    """All files below a folder, sorted, links followed; but no folder twice, and not the results' folder. Also returns
+    the number of folders that cannot be listed."""
+    files, errors, seen = [], [], {os.path.realpath(folder)}
+    for root, folders, names in os.walk(folder, onerror=errors.append, followlinks=True):
+        files += [Path(root, name) for name in sorted(names)]
+        for path in [Path(root, name) for name in sorted(folders)]:
+            real = os.path.realpath(path)
+            if real in seen or real == os.path.realpath(output):
+                say(f"note: {path} is left out: it is {'in the input already' if real in seen else '--test-output'}")
+                folders.remove(path.name)
+            seen.add(real)
+        folders.sort()
+    for error in errors:
+        say(f"{error.filename}: {error.strerror}")
+    return files, len(errors)

@@ -1,0 +1,344 @@
+"""What an image file holds: the parts that its pixels need, in memory for Pillow, and what it says about itself, as bytes.
+
+Pillow sees nothing but the pixels' parts. So metadata that is broken, huge or misleading cannot cost a picture, and the
+sizes, scans, tiles and tables that a decoder would work through are limited before it starts. Metadata is not interpreted
+here but for the orientation; `src/colorization/metadata.py` writes it into results.
+"""
+
+import re
+import struct
+import zlib
+from dataclasses import dataclass, field
+from io import BytesIO
+
+from src.data import tiff
+
+MAX_SEGMENTS, MAX_METADATA, MAX_PROFILE, MAX_SCANS = 10_000, 1 << 26, 1 << 24, 100
+SPARE = 1 << 26  # bytes that compressed pixels may take, beside 8 for each pixel
+EXIF, XMP, EXTENDED_XMP = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0", b"http://ns.adobe.com/xmp/extension/\0"
+PHOTOSHOP, ICC, MULTI = b"Photoshop 3.0\0", b"ICC_PROFILE\0", b"MPF\0"
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+ORIENTED = re.compile(rb"""tiff:Orientation(\s*=\s*["']|>)\s*([1-8])""")
+
+
+class NoImage(ValueError):
+    """The content is of none of the formats."""
+
+
+@dataclass
+class Contents:
+    """One file's contents, of its first picture where there are several."""
+
+    format: str  # JPEG, PNG, WEBP, BMP or TIFF
+    stream: object  # a binary file of the pixels' parts alone; None: a TIFF for `tiff.samples`
+    pictures: int = 1
+    exif: bytes = b""  # a TIFF structure; empty in a TIFF
+    xmp: bytes = b""
+    icc: bytes = b""
+    gamma: float = 0.0  # PNG's, of samples that are not sRGB's; 0: there is none
+    parts: list = field(default_factory=list)  # (JPEG marker or PNG chunk's name, bytes): to be kept as they are
+    resolution: bytes = b""  # JFIF's unit and density
+    tags: dict = field(default_factory=dict)  # a TIFF's directory
+    order: str = "<"
+    lossless: bool = False  # a WebP
+    ended: bool = True  # False: a JPEG without its end marker, which is added
+    left_out: list = field(default_factory=list)  # what is known already not to come along, in words
+
+    @property
+    def orientation(self):
+        """1..8 as EXIF has it: how the stored picture is turned."""
+        if self.format == "TIFF":
+            value = tiff.number(self.tags, tiff.ORIENTATION, 1)
+        else:
+            value = tiff.number(first_directory(self.exif), tiff.ORIENTATION, 0)
+            if not value and (found := ORIENTED.search(self.xmp)):
+                value = int(found[2])
+        return value if 1 <= value <= 8 else 1
+
+
+def first_directory(exif):
+    """The first directory of an EXIF block; empty if it is garbled."""
+    try:
+        order, _ = tiff.directories(BytesIO(exif), first=0)
+        return tiff.read(BytesIO(exif), order, struct.unpack(order + "I", exif[4:8])[0])[0] or {}
+    except (ValueError, struct.error):
+        return {}
+
+
+def read(file, max_pixels):
+    """A binary file of an image, read from its start -> Contents. NoImage if it is none of the formats, ValueError for what
+    is broken or costs too much. `max_pixels` limits the compressed bytes where the size is not known yet."""
+    head = file.read(16)
+    file.seek(0)
+    if head.startswith(b"\xff\xd8\xff"):
+        return _jpeg(file, max_pixels)
+    if head.startswith(PNG_SIGNATURE):
+        return _png(file, max_pixels)
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return _webp(file, max_pixels)
+    if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        return _tiff(file, max_pixels)
+    if head[:2] == b"BM":
+        return Contents("BMP", file)
+    raise NoImage("not a readable JPEG, PNG, WebP, BMP or TIFF image" if head else "the file is empty")
+
+
+def check_size(width, height, max_pixels):
+    """ValueError if a picture is too large."""
+    if width * height > max_pixels:
+        raise ValueError(f"{width}x{height} is over the limit of {max_pixels:,} pixels")
+
+
+def _exactly(file, size):
+    data = file.read(size)
+    if len(data) < size:
+        raise ValueError("image file is truncated")
+    return data
+
+
+# JPEG
+
+def _jpeg(file, max_pixels):
+    contents, kept, pixels = Contents("JPEG", None), [_exactly(file, 2)], 0
+    exif, icc, size = [], {}, 0
+    for count in range(MAX_SEGMENTS + 1):
+        marker = _exactly(file, 2)
+        while marker == b"\xff\xff":
+            marker = b"\xff" + _exactly(file, 1)
+        if marker[0] != 0xFF or marker[1] in (0, 0xD9) or count == MAX_SEGMENTS:
+            raise ValueError("broken JPEG header")
+        if marker[1] == 1 or 0xD0 <= marker[1] <= 0xD8:
+            continue
+        length = _exactly(file, 2)
+        data = _exactly(file, max(0, struct.unpack(">H", length)[0] - 2))
+        if 0xC0 <= marker[1] <= 0xCF and marker[1] not in (0xC4, 0xC8, 0xCC) and len(data) > 5:
+            height, width = struct.unpack(">HH", data[1:5])
+            pixels = width * height
+        if marker[1] not in (*range(0xE1, 0xEE), 0xEF, 0xFE):
+            kept += [marker, length, data]
+            if marker[1] == 0xDA:
+                break
+            if data.startswith(b"JFIF\0") and len(data) >= 12:
+                contents.resolution = contents.resolution or data[7:12]
+            continue
+        size += len(data)
+        if size > MAX_METADATA:
+            contents.left_out = ["metadata over 64 MB"]
+        elif data.startswith(EXIF):
+            exif.append(data[len(EXIF):])
+        elif data.startswith(XMP):
+            contents.xmp = contents.xmp or data[len(XMP):]
+        elif data.startswith(ICC) and len(data) > 14:
+            icc.setdefault(data[12], data[14:])
+        elif data.startswith((EXTENDED_XMP, PHOTOSHOP)) or marker[1] == 0xFE:
+            contents.parts.append((marker[1], data))
+        elif data.startswith(MULTI):
+            contents.pictures = max(1, tiff.number(first_directory(data[len(MULTI):]), 0xB001, 1))
+        else:
+            name = data[:20].split(b"\0")[0]
+            name = f" {name.decode()}" if name.isalnum() else ""
+            contents.left_out.append(f"its{name} segment (APP{marker[1] - 0xE0})")
+    contents.exif, contents.icc = b"".join(exif), b"".join(icc[i] for i in sorted(icc))
+    rest = file.read(SPARE + 8 * min(pixels, max_pixels))
+    end, contents.ended = _end_of_scans(rest)
+    contents.stream = BytesIO(b"".join(kept) + rest[:end] + b"\xff\xd9")
+    return contents
+
+
+def _end_of_scans(data):
+    """Of a JPEG's bytes behind its first SOS segment: (where its end marker is, or the end; whether there is one)."""
+    at, scans = 0, 1
+    while found := MARKER.search(data, at):
+        marker, at = found[0][1], found.end()
+        if marker == 0xD9:
+            return found.start(), True
+        scans += marker == 0xDA
+        if scans > MAX_SCANS or at > len(data) - 2:
+            break
+        at += struct.unpack_from(">H", data, at)[0]
+    if scans > MAX_SCANS:
+        raise ValueError(f"it has over {MAX_SCANS} scans")
+    return len(data), False
+
+
+MARKER = re.compile(rb"\xff[\x02-\xcf\xd8-\xfe]")  # none of entropy-coded data: stuffed zeros, restarts and fillers
+
+
+# PNG
+
+def _png(file, max_pixels):
+    contents, kept, pixels, size, count = Contents("PNG", None), [], [], 0, 0
+    gamma, limit = 0.0, 0
+    file.seek(len(PNG_SIGNATURE))
+    end = file.seek(0, 2)
+    file.seek(len(PNG_SIGNATURE))
+    while len(head := file.read(8)) == 8:
+        length, name = struct.unpack(">I4s", head)
+        count += 1
+        if count > 1 << 20:
+            raise ValueError("it has over a million chunks")
+        if name == b"IEND":
+            break
+        if name == b"IDAT":
+            pixels.append(file.read(min(length, limit + 1)))
+            limit -= len(pixels[-1])
+            if limit < 0:
+                raise ValueError("its compressed pixels are larger than its pixels")
+            file.seek(4, 1)
+            continue
+        if name[0] & 0x20 and (name in (b"fdAT", b"fcTL") or size + length > MAX_METADATA or file.tell() + length > end):
+            file.seek(length + 4, 1)
+            if name not in (b"fdAT", b"fcTL"):
+                contents.left_out.append(f"{_printed(name)} (too large)")
+            continue
+        data, crc = _exactly(file, min(length, MAX_METADATA)), file.read(4)
+        whole = crc == struct.pack(">I", zlib.crc32(name + data))
+        size += length
+        if name in (b"IHDR", b"PLTE", b"tRNS"):
+            if not whole:
+                raise ValueError(f"broken PNG file (wrong checksum in {_printed(name)})")
+            if name == b"IHDR":
+                if length != 13:
+                    raise ValueError("broken PNG header")
+                limit = SPARE + 9 * min(max_pixels, int.from_bytes(data[:4], "big") * int.from_bytes(data[4:8], "big"))
+            kept.append(chunk(name, data))
+        elif not name[0] & 0x20:
+            raise ValueError(f"it needs {_printed(name)}, which is not PNG's")
+        elif not whole:
+            contents.left_out.append(f"{_printed(name)} (wrong checksum)")
+        else:
+            gamma = _png_metadata(contents, name, data) or gamma
+    if not pixels:
+        raise ValueError("image file is truncated: it has no pixels")
+    names = [name for name, _ in contents.parts]
+    if gamma and not contents.icc and b"sRGB" not in names:
+        contents.gamma = 0 if abs(gamma - 1 / 2.2) < 0.02 else gamma
+    contents.stream = BytesIO(b"".join([PNG_SIGNATURE, *kept, chunk(b"IDAT", b"".join(pixels)), chunk(b"IEND", b"")]))
+    return contents
+
+
+def chunk(name, data):
+    """One PNG chunk as bytes."""
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+def _printed(name):
+    return name.decode("ascii", "backslashreplace")
+
+
+def _png_metadata(contents, name, data):
+    """Files one whole chunk of metadata; returns the gamma if it is gAMA."""
+    if name == b"eXIf":
+        contents.exif = data.removeprefix(EXIF)
+    elif name == b"iCCP":
+        _, _, packed = data.partition(b"\0")
+        contents.icc = _unzipped(packed[1:], MAX_PROFILE) or b""
+        if not contents.icc:
+            contents.left_out.append("the color profile (unreadable)")
+    elif name == b"iTXt" and data.startswith(b"XML:com.adobe.xmp\0"):
+        packed, text = data[18:19], data[20:].split(b"\0", 2)[-1]
+        contents.xmp = text if packed == b"\0" else _unzipped(text, MAX_PROFILE) or b""
+    elif name == b"zTXt" and data.startswith((b"Raw profile type exif\0", b"Raw profile type APP1\0")):
+        contents.exif = contents.exif or _raw_profile(_unzipped(data[23:], MAX_PROFILE) or b"")
+    elif name == b"tEXt" and data.startswith((b"Raw profile type exif\0", b"Raw profile type APP1\0")):
+        contents.exif = contents.exif or _raw_profile(data[22:])
+    elif name in (b"tEXt", b"zTXt", b"iTXt", b"pHYs", b"tIME", b"gAMA", b"cHRM", b"sRGB"):
+        contents.parts.append((name, data))
+        if name == b"gAMA" and len(data) == 4:
+            return int.from_bytes(data, "big") / 100_000
+    elif name == b"acTL" and len(data) == 8:
+        contents.pictures = max(1, int.from_bytes(data[:4], "big"))
+    elif name not in (b"bKGD", b"hIST", b"sBIT", b"sPLT"):  # these describe the samples that are replaced
+        contents.left_out.append(_printed(name))
+    return 0.0
+
+
+def _unzipped(data, limit):
+    """zlib data -> bytes; None if it is broken or larger than `limit`."""
+    try:
+        unpacker = zlib.decompressobj()
+        result = unpacker.decompress(data, limit)
+        return result if unpacker.eof else None
+    except zlib.error:
+        return None
+
+
+def _raw_profile(text):
+    """ImageMagick's way to put EXIF into a PNG text: a name, a length, hexadecimal digits -> the bytes."""
+    try:
+        return bytes.fromhex("".join(text.decode("latin-1").split("\n")[3:])).removeprefix(EXIF)
+    except ValueError:
+        return b""
+
+
+# WebP
+
+def _webp(file, max_pixels):
+    end = struct.unpack("<4xI", _exactly(file, 12)[:8])[0] + 8
+    contents, kept, limit, count, frames = Contents("WEBP", None), [], SPARE, 0, 0
+    while file.tell() < end and len(head := file.read(8)) == 8:
+        name, length = struct.unpack("<4sI", head)
+        count += 1
+        if count > 100_000:
+            raise ValueError("it has over 100,000 chunks")
+        if name in (b"VP8X", b"VP8 ", b"VP8L", b"ALPH", b"ANIM", b"ANMF"):
+            start = file.read(min(length, 32))
+            if not kept:
+                limit += 8 * min(max_pixels, _webp_pixels(name, start))
+            limit -= length
+            if limit < 0:
+                raise ValueError("its compressed pixels are larger than its pixels")
+            data = start + _exactly(file, length - len(start))
+            frames += name == b"ANMF"
+            contents.lossless |= name == b"VP8L" or (name == b"ANMF" and data[16:20] == b"VP8L")
+            if name == b"VP8X":
+                data = bytes([data[0] & ~0x2C]) + data[1:]  # says no more that there are ICCP, EXIF and XMP
+            kept.append(name + struct.pack("<I", length) + data + b"\0" * (length % 2))
+        elif name in (b"ICCP", b"EXIF", b"XMP ") and length <= MAX_METADATA:
+            data = file.read(length)
+            field_of = {b"ICCP": "icc", b"EXIF": "exif", b"XMP ": "xmp"}[name]
+            setattr(contents, field_of, data.removeprefix(EXIF))
+        else:
+            file.seek(length, 1)
+            contents.left_out.append(f"its chunk {_printed(name)}")
+        file.seek(length % 2, 1)
+    body = b"WEBP" + b"".join(kept)
+    contents.pictures = max(1, frames)
+    contents.stream = BytesIO(b"RIFF" + struct.pack("<I", len(body)) + body)
+    return contents
+
+
+def _webp_pixels(name, start):
+    """Width x height, as the first chunk says."""
+    start = start.ljust(16, b"\0")
+    if name == b"VP8X":
+        return (int.from_bytes(start[4:7], "little") + 1) * (int.from_bytes(start[7:10], "little") + 1)
+    if name == b"VP8L":
+        bits = int.from_bytes(start[1:5], "little")
+        return ((bits & 0x3FFF) + 1) * ((bits >> 14 & 0x3FFF) + 1)
+    return (int.from_bytes(start[6:8], "little") & 0x3FFF) * (int.from_bytes(start[8:10], "little") & 0x3FFF)
+
+
+# TIFF
+
+def _tiff(file, max_pixels):
+    order, found = tiff.directories(file)
+    if not found:
+        raise ValueError("image file is truncated: it has no directory")
+    full = [each for each in found if not tiff.number(each, 254, 0) & 5 and tiff.number(each, 255, 1) != 2]
+    tags = (full or found)[0]
+    contents = Contents("TIFF", None, pictures=max(1, len(full)), tags=tags, order=order)
+    if len(found) > max(1, len(full)):
+        contents.left_out.append(f"its {len(found) - max(1, len(full))} smaller copies or masks")
+    if 34675 in tags:
+        contents.icc = tags[34675][2]
+    check_size(tiff.number(tags, tiff.WIDTH, 0), tiff.number(tags, tiff.HEIGHT, 0), max_pixels)
+    tiff.limits(tags)
+    bits, channels = max(tiff.numbers(tags, tiff.BITS, [1])), tiff.number(tags, tiff.SAMPLES, 1)
+    usual = {0: 1, 1: 1, 2: 3, 5: 4}.get(tiff.number(tags, tiff.PHOTOMETRIC, 1))
+    if (usual and tiff.number(tags, tiff.COMPRESSION, 1) in tiff.BYTEWISE and bits <= 16 and (bits > 8 or channels > usual)
+            and set(tiff.numbers(tags, tiff.FORMAT, [1])) == {1}):
+        contents.stream = None  # Pillow reads some of these wrong and some not at all
+    else:
+        contents.stream = tiff.bare(file, tags)
+    return contents
