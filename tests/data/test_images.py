@@ -4,14 +4,14 @@ import io
 import struct
 import subprocess
 import sys
-import zlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import numpy as np
 import pytest
 import tifffile
-from PIL import Image, ImageCms
+from handmade import PROPHOTO, SRGB, chunk, exif_block, gray_profile, png, rgb_profile, to_srgb, with_chunks
+from PIL import Image
 
 from src import files
 from src.data import images
@@ -26,34 +26,15 @@ def rgb():
     return np.stack([x * 7, y * 10, (x + 2 * y) * 3], -1).astype(np.uint8)
 
 
-def png(samples, color_type):
-    """PNG bytes of big-endian 16-bit samples (H,W,C): Pillow writes only gray ones."""
-    def chunk(name, data):
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in samples)
-    header = struct.pack(">IIBBBBB", samples.shape[1], samples.shape[0], 16, color_type, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-
-
-def gray_profile(gamma):
-    """Bytes of a minimal ICC profile of gray with a gamma curve."""
-    white = b"XYZ \0\0\0\0" + struct.pack(">iii", 0xF6D6, 0x10000, 0xD32D)
-    curve = b"curv\0\0\0\0" + struct.pack(">IHxx", 1, int(gamma * 256))
-    tags = struct.pack(">I4sII4sII", 2, b"wtpt", 156, 20, b"kTRC", 176, 16)
-    header = struct.pack(">I4sI4s4s4s", 192, b"\0" * 4, 0x02400000, b"mntr", b"GRAY", b"XYZ ") + b"\0" * 12 + b"acsp"
-    return (header.ljust(68, b"\0") + white[8:]).ljust(128, b"\0") + tags + white + curve
-
-
 @pytest.mark.parametrize("suffix, mode", [
     (suffix, mode) for suffix, modes in {
-        ".png": "1 L LA P PA RGB RGBA", ".bmp": "1 L P RGB RGBA", ".webp": "RGB RGBA", ".jpg": "L RGB CMYK",
-        ".tif": "1 L LA P RGB RGBA CMYK YCbCr"}.items() for mode in modes.split() if mode != "PA"])
+        ".png": "1 L LA P RGB RGBA", ".bmp": "1 L P RGB", ".webp": "RGB RGBA", ".jpg": "L RGB CMYK",
+        ".tif": "1 L LA P RGB RGBA CMYK YCbCr"}.items() for mode in modes.split()])
 def test_every_mode_reads_as_pillow_converts_it(tmp_path, rgb, suffix, mode):
     picture = Image.fromarray(rgb).convert(mode)
     if mode[-1] == "A":
         picture.putalpha(Image.fromarray(rgb[..., 0] | 1))
-    images.save(tmp_path / f"a{suffix}", picture, **({"lossless": True, "exact": True} if suffix == ".webp" else {}))
+    picture.save(tmp_path / f"a{suffix}", **({"lossless": True, "exact": True} if suffix == ".webp" else {}))
     got = images.read_rgb(tmp_path / f"a{suffix}")
     expected = np.asarray(picture.convert("RGB")) if suffix != ".jpg" else np.asarray(
         Image.open(tmp_path / f"a{suffix}").convert("RGB"))
@@ -66,7 +47,7 @@ def test_palette_with_transparency(tmp_path, rgb, transparency):
     picture = Image.fromarray(rgb).quantize(128)
     picture.save(tmp_path / "a.png", transparency=transparency)
     with images.opened(tmp_path / "a.png", 10**6) as image:
-        decoded = images.decode(image)
+        decoded = image.decode()
     assert decoded.mode == "RGBA"
     np.testing.assert_array_equal(np.asarray(decoded)[..., :3], np.asarray(picture.convert("RGB")))
     index = np.asarray(picture)
@@ -120,23 +101,50 @@ def test_profiles_that_are_not_rgbs_are_applied_and_dropped(tmp_path):
     gray = np.arange(256, dtype=np.uint8)[None].repeat(4, 0)
     Image.fromarray(gray).save(tmp_path / "a.png", icc_profile=gray_profile(1.0))
     with images.opened(tmp_path / "a.png", 10**6) as image:
-        decoded = images.decode(image)
+        decoded = image.decode()
     linear = gray / 255
     expected = 255 * np.where(linear > 0.0031308, 1.055 * linear ** (1 / 2.4) - 0.055, 12.92 * linear)
     assert abs(np.asarray(decoded.convert("L")) - expected)[:, 16:].max() < 2  # LittleCMS interpolates the darkest ones
-    assert "icc_profile" not in decoded.info
+    assert image.profile == images.srgb()
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA"])
+def test_rgb_profiles_are_converted(tmp_path, rgb, mode):
+    """Colors that sRGB has too, and gray with an RGB profile; against both profiles' definitions."""
+    soft = Image.fromarray(rgb // 6 + 100)
+    picture = soft.convert(mode.removesuffix("A"))
+    expected = to_srgb(np.asarray(picture.convert("RGB")), PROPHOTO, 1.8)
+    if mode[-1] == "A":
+        picture.putalpha(Image.fromarray(rgb[..., 0]))
+    picture.save(tmp_path / "a.png", icc_profile=rgb_profile(PROPHOTO, 1.8))
+    with images.opened(tmp_path / "a.png", 10**6) as image:
+        decoded = image.decode()
+    assert image.converted and image.profile == images.srgb()
+    assert abs(np.asarray(decoded.convert("RGB")) - expected).max() < 2
+    assert abs(expected - np.asarray(soft.convert(mode.removesuffix("A")).convert("RGB"))).max() > 8
+    if mode[-1] == "A":
+        np.testing.assert_array_equal(decoded.getchannel("A"), rgb[..., 0])
+    assert abs(images.read_rgb(tmp_path / "a.png") - expected).max() < 2  # training sees the same
+
+
+def test_png_gamma_is_converted(tmp_path, rgb):
+    Image.fromarray(rgb).save(tmp_path / "plain.png")
+    for gamma, changes in ((100_000, True), (45_455, False)):
+        contents = with_chunks((tmp_path / "plain.png").read_bytes(), chunk(b"gAMA", struct.pack(">I", gamma)))
+        (tmp_path / "a.png").write_bytes(contents)
+        expected = to_srgb(rgb, SRGB, 1.0) if changes else rgb
+        assert abs(images.read_rgb(tmp_path / "a.png") - expected).max() < 1
 
 
 @pytest.mark.parametrize("mode", ["L", "CMYK", "RGB"])
-def test_profiles_broken_or_of_rgb_change_no_pixel(tmp_path, rgb, mode):
-    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    for profile, stays in ((srgb, mode != "CMYK"), (b"garbage" * 30, mode == "RGB")):
-        if mode == "CMYK" and profile is srgb:
-            continue
+def test_profiles_broken_or_of_srgb_change_no_pixel(tmp_path, rgb, mode):
+    for profile in (images.srgb(), b"garbage" * 30):
         Image.fromarray(rgb).convert(mode).save(tmp_path / "a.tif", icc_profile=profile)
         with images.opened(tmp_path / "a.tif", 10**6) as image:
-            decoded = images.decode(image)
-        assert ("icc_profile" in decoded.info) is stays
+            decoded = image.decode()
+        fits = profile == images.srgb() and mode != "CMYK"
+        assert image.profile == (profile if fits else b"") and not image.converted
+        assert any("profile" in line for line in image.contents.left_out) is not fits
         np.testing.assert_array_equal(decoded.convert("RGB"), Image.fromarray(rgb).convert(mode).convert("RGB"))
 
 
@@ -147,8 +155,8 @@ def test_content_counts_not_the_name(tmp_path, rgb):
 
 
 @pytest.mark.parametrize("content, reason", [
-    (b"", "empty"), (b"hello", "not a readable"), (b"\xff\xd8\xff\xe0" + b"\0" * 50, ": ."), (b"GIF", "not a readable"),
-    ("truncated", "truncated"), ("float", "8 or 16"), ("folder", "directory"), ("missing", "No such file")])
+    (b"", "empty"), (b"hello", "not a readable"), (b"\xff\xd8\xff\xe0" + b"\0" * 50, "broken JPEG"), (b"GIF", "not a readable"),
+    ("truncated", "truncated"), ("float", "8 or 16"), ("folder", "not a regular file"), ("missing", "No such file")])
 def test_what_cannot_be_read_says_why(tmp_path, rgb, content, reason):
     path = tmp_path / "a.jpg"
     if content == "truncated":
@@ -198,14 +206,13 @@ def test_plain_jpegs_have_pillows_pixels(tmp_path, rgb, how):
 
 
 def test_plain_jpegs_do_without_pillow(tmp_path, rgb, monkeypatch):
-    """Which is slow. But a picture that is too large, or to be turned, is for Pillow."""
+    """Which is slow. But a picture that is to be turned is for Pillow."""
     Image.fromarray(rgb).save(tmp_path / "a.jpg")
-    Image.fromarray(rgb).save(tmp_path / "b.jpg", exif=b"Exif\0\0II*\0\x08\0\0\0\0\0")
-    monkeypatch.setattr(images, "opened", None)
+    Image.fromarray(rgb).save(tmp_path / "b.jpg", exif=b"Exif\0\0" + exif_block({274: (3, 6)}))
+    monkeypatch.setattr(images.ImageFile, "decode", None)
     assert images.read_rgb(tmp_path / "a.jpg").shape == rgb.shape
-    for name, limit in (("a.jpg", rgb[..., 0].size - 1), ("b.jpg", 10**6)):
-        with pytest.raises(TypeError):
-            images.read_rgb(tmp_path / name, limit)
+    with pytest.raises(images.ImageError, match="not callable"):
+        images.read_rgb(tmp_path / "b.jpg")
 
 
 @pytest.mark.parametrize("format", ["PNG", "TIFF"])
