@@ -18,7 +18,8 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.common import finish, pictures, prepared_model
-from src import checkpoints, color, colorization, devices, evaluation
+from src import checkpoints, color, devices, evaluation
+from src.colorization import batches, photograph, selection
 from src.data import DATASETS, images, pipeline
 from src.options import parse
 
@@ -82,20 +83,21 @@ def _seconds(work):
 
 def colorize(model, folder, output, batch_size, size):
     """Colorizes a folder as colorization.run does -> images/s, seconds spent in parts."""
-    jobs, _ = colorization.plan([folder], output, True)
-    colorization.colorize(model, jobs[:batch_size], batch_size, size)  # compiles
-    if len(jobs) % batch_size:
-        colorization.colorize(model, jobs[:len(jobs) % batch_size], batch_size, size)
+    plan = selection.plan([folder], output, True)
+    batches.colorize(model, selection.Plan(plan.jobs[:batch_size]), batch_size, size)  # compiles
+    if rest := len(plan.jobs) % batch_size:
+        batches.colorize(model, selection.Plan(plan.jobs[:rest]), batch_size, size)
     watch = Stopwatch()
     watch.wrap(model, "predict_lab", "network", time.perf_counter)
-    watch.wrap(colorization, "prepare", "decoding")
-    watch.wrap(images, "decode", "decoding")
-    watch.wrap(colorization, "finish", "lab")
-    watch.wrap(images, "save", "encoding")
+    watch.wrap(photograph, "prepare", "decoding")
+    watch.wrap(images.ImageFile, "decode", "decoding")
+    watch.wrap(photograph, "finish", "lab")
+    watch.wrap(photograph.metadata, "save", "encoding")
     start = time.perf_counter()
-    if colorization.colorize(model, jobs, batch_size, size):
+    batches.colorize(model, plan, batch_size, size)
+    if plan.failed:
         sys.exit("some pictures could not be colorized")
-    return len(jobs) / (time.perf_counter() - start), watch.sums()
+    return len(plan.jobs) / (time.perf_counter() - start), watch.sums()
 
 
 def read(arguments):

@@ -105,7 +105,7 @@ def chroma_limits():
     """
     y = np.linspace(4 / 29, 1, LIGHTNESSES + 1)[:, None]
     hue = np.arange(HUES + 2) * (4 / HUES) % 4
-    dx = np.abs((hue + 2) % 4 - 2) - 1  # the diamond |dx| + |dz| = 1, once around
+    dx = np.abs(hue - 2) - 1  # the diamond |dx| + |dz| = 1, once around
     dz = np.where(hue < 2, 1 - np.abs(dx), np.abs(dx) - 1)
     matrix = np.linalg.inv(XYZ_FROM_RGB) * NEUTRAL
     inside, outside = np.zeros((y.size, hue.size)), np.full((y.size, hue.size), 1.0)
@@ -143,7 +143,7 @@ def lab_to_levels(y_root, a, b, y=None):
     y = light_of.take(step(y_root, LOW, HIGH)) if y is None else y
     dx, dz = a * np.float32(1 / 500), b * np.float32(-1 / 200)
     linear = _linear(y_root, y, dx, dz)
-    outside = np.zeros(y.shape, bool)
+    outside = (y_root >= 1) | (y_root <= np.float32(4 / 29))  # white and black stay what they are
     for plane in linear:
         outside |= (plane < DARKEST) | (plane > BRIGHTEST)
     if outside.any():

@@ -123,8 +123,9 @@ def tiff(shape, bits, photometric, strips, order="<", **more):
         offsets.append(8 + len(data))
         data += strip + b"\0" * (len(strip) % 2)
     tiled = "t322" in more
-    tags = {256: (4, width), 257: (4, height), 258: (3, [bits] * channels), 259: (3, 1), 262: (3, photometric), 277: (3, channels),
-            324 if tiled else 273: (4, offsets), 325 if tiled else 279: (4, [len(strip) for strip in strips])}
+    tags = {256: (4, width), 257: (4, height), 258: (3, [bits] * channels), 259: (3, 1), 262: (3, photometric),
+            277: (3, channels), (324 if tiled else 273): (4, offsets),
+            (325 if tiled else 279): (4, [len(strip) for strip in strips])}
     tags |= {int(name[1:]): value for name, value in more.items()}
     return head(order, 8 + len(data)) + data + directory(tags, 8 + len(data), order)
 

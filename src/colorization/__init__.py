@@ -6,6 +6,7 @@ same time; `metadata` writes results with what their originals say about themsel
 
 import signal
 import threading
+import time
 from contextlib import contextmanager
 
 from src.colorization import selection
@@ -21,18 +22,20 @@ def run(options):
     InputError, before anything is written, if there is nothing to do, or if a result would overwrite another one, an
     original or (without options.overwrite) a file that is older than its original; or if options.size is too large.
     """
-    plan, done, stopped = selection.Plan([]), 0, 0
+    plan, done, seconds, stopped = selection.Plan([]), 0, 0.0, 0
     with _signals():
         try:
             plan = selection.plan(options.test_input, options.test_output, options.overwrite)
             if plan.jobs:
                 from src.colorization import batches  # it brings TensorFlow, which takes seconds: not before files are known
                 model, batch_size = _open(options)
+                start = time.perf_counter()
                 done, stopped = batches.colorize(model, plan, batch_size, options.size or model.size,
                                                  options.lightness == "network")
+                seconds = time.perf_counter() - start
         except selection.Stopped as stop:
             stopped = stop.args[0]
-    print(plan.summary(done, stopped))
+    print(plan.summary(done, seconds, stopped))
     if stopped:
         return 128 + stopped
     return 1 if plan.failed or not done + plan.skipped else 0

@@ -42,8 +42,7 @@ def save(path, image, file):
             given = {"exif": exif, "xmp": xmp, "icc_profile": file.profile}
             images.encode(part, image, "WEBP", lossless=contents.lossless, **{key: v for key, v in given.items() if v})
         elif file.format == "BMP":
-            dpi = file.image.info.get("dpi", (0, 0))
-            images.encode(part, image, "BMP", **({"dpi": dpi} if min(dpi) > 0 else {}))
+            images.encode(part, image, "BMP", **({"dpi": file.dpi} if min(file.dpi) > 0 else {}))
         elif file.format == "TIFF":
             compression = TIFF_COMPRESSIONS.get(tiff.number(contents.tags, tiff.COMPRESSION, 1), "tiff_lzw")
             images.encode(part, image, "TIFF", compression=compression)
@@ -127,6 +126,10 @@ def _add_tags(result, file, size, turned, left_out):
         del directory[34377]
     elif 34377 in directory:
         directory[34377] = tiff.entry(7, resources)
+    if 33723 in directory:  # IPTC is bytes, whatever the type that is given
+        value = directory[33723][2]
+        swapped = not value.startswith(b"\x1c") and value[3:4] == b"\x1c" and len(value) % 4 == 0
+        directory[33723] = tiff.entry(7, tiff.swapped(4, value) if swapped else value)
     if turned and 282 in directory and 283 in directory:
         directory[282], directory[283] = directory[283], directory[282]
     if file.profile:

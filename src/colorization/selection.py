@@ -34,9 +34,10 @@ class Plan:
         self.failed += not litter and not no_picture
         self.no_pictures += not litter and no_picture
 
-    def summary(self, done, stopped):
+    def summary(self, done, seconds, stopped):
         """One line for people: what became of all files. `stopped`: the signal that ended it, or 0."""
-        parts = [f"{counted(done, 'image')} colorized"]
+        rate = f" in {seconds:.1f} s: {done / seconds:.2f} images/s" if done else ""
+        parts = [f"{counted(done, 'image')} colorized{rate}"]
         parts += [f"{self.skipped} already there"] * bool(self.skipped)
         parts += [f"{counted(self.failed, 'file')} failed"] * bool(self.failed)
         parts += [f"{counted(self.no_pictures, 'file')} that are no pictures"] * bool(self.no_pictures)

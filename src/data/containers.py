@@ -17,6 +17,8 @@ MAX_SEGMENTS, MAX_METADATA, MAX_PROFILE, MAX_SCANS = 10_000, 1 << 26, 1 << 24, 1
 SPARE = 1 << 26  # bytes that compressed pixels may take, beside 8 for each pixel
 EXIF, XMP, EXTENDED_XMP = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0", b"http://ns.adobe.com/xmp/extension/\0"
 PHOTOSHOP, ICC, MULTI = b"Photoshop 3.0\0", b"ICC_PROFILE\0", b"MPF\0"
+PNG_TEXTS = {b"tEXt": re.compile(rb"[^\0]+\0"), b"zTXt": re.compile(rb"[^\0]+\0\0"), b"iTXt": re.compile(rb"[^\0]+\0[\0\1]\0")}
+PNG_SIZES = {b"pHYs": 9, b"tIME": 7, b"gAMA": 4, b"cHRM": 32, b"sRGB": 1}
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 ORIENTED = re.compile(rb"""tiff:Orientation(\s*=\s*["']|>)\s*([1-8])""")
 
@@ -114,12 +116,14 @@ def _jpeg(file, max_pixels):
         if 0xC0 <= marker[1] <= 0xCF and marker[1] not in (0xC4, 0xC8, 0xCC) and len(data) > 5:
             height, width = struct.unpack(">HH", data[1:5])
             pixels = width * height
-        if marker[1] not in (*range(0xE1, 0xEE), 0xEF, 0xFE):
+        if data.startswith(b"JFIF\0") and marker[1] == 0xE0 and len(data) >= 14:
+            contents.resolution = contents.resolution or data[7:12]
+            kept += [marker, length, data]
+            continue
+        if marker[1] not in (*range(0xE0, 0xEE), 0xEF, 0xFE):
             kept += [marker, length, data]
             if marker[1] == 0xDA:
                 break
-            if data.startswith(b"JFIF\0") and len(data) >= 12:
-                contents.resolution = contents.resolution or data[7:12]
             continue
         size += len(data)
         if size > MAX_METADATA:
@@ -242,9 +246,9 @@ def _png_metadata(contents, name, data):
         contents.exif = contents.exif or _raw_profile(_unzipped(data[23:], MAX_PROFILE) or b"")
     elif name == b"tEXt" and data.startswith((b"Raw profile type exif\0", b"Raw profile type APP1\0")):
         contents.exif = contents.exif or _raw_profile(data[22:])
-    elif name in (b"tEXt", b"zTXt", b"iTXt", b"pHYs", b"tIME", b"gAMA", b"cHRM", b"sRGB"):
+    elif PNG_TEXTS[name].match(data) if name in PNG_TEXTS else len(data) == PNG_SIZES.get(name):
         contents.parts.append((name, data))
-        if name == b"gAMA" and len(data) == 4:
+        if name == b"gAMA":
             return int.from_bytes(data, "big") / 100_000
     elif name == b"acTL" and len(data) == 8:
         contents.pictures = max(1, int.from_bytes(data[:4], "big"))

@@ -44,7 +44,7 @@ class ImageFile:
         self.format, self.profile, self.converted = self.contents.format, b"", False
         if self.contents.stream:
             self.image = Image.open(self.contents.stream, formats=FORMATS)
-            self.size = self.image.size
+            self.size, self.dpi = self.image.size, self.image.info.get("dpi", (0, 0))  # a BMP's
         else:
             tags = self.contents.tags
             self.size = tiff.number(tags, tiff.WIDTH, 0), tiff.number(tags, tiff.HEIGHT, 0)

@@ -67,12 +67,13 @@ def read(file, order, at):
         else:
             value = table[i + 8:i + 8 + size]
         if len(value) == size:
-            directory.setdefault(tag, (kind, count, value if order == "<" else _swapped(kind, value)))
+            directory.setdefault(tag, (kind, count, value if order == "<" else swapped(kind, value)))
     following = table[12 * entries:]
     return directory, struct.unpack(order + "I", following)[0] if len(following) == 4 else 0
 
 
-def _swapped(kind, value):
+def swapped(kind, value):
+    """A value of a type with the bytes of its numbers in the other order."""
     return np.frombuffer(value, f">u{SWAPS.get(kind, SIZES[kind])}").astype(f"<u{SWAPS.get(kind, SIZES[kind])}").tobytes()
 
 

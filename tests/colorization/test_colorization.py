@@ -1,6 +1,7 @@
-"""src/colorization.py with a stand-in for the network, against scikit-image and Pillow; once with real networks."""
+"""Colorizing with a stand-in for the network, against scikit-image and Pillow; once with real networks."""
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -16,6 +17,7 @@ from skimage.color import lab2rgb, rgb2lab
 
 from src import colorization
 from src.color import LUMA
+from src.colorization import batches, photograph
 from src.data import images
 from src.errors import InputError
 
@@ -30,7 +32,7 @@ def colors_of(luma):
 
 class StandIn:
     """Gives `colors_of` what it sees, or no color at all, and a lightness of its own."""
-    size, stride, normalization = 256, 128, "moving"
+    size, stride, config = 256, 128, Namespace(filters=64)
 
     def __init__(self, strength=1.0):
         self.strength, self.batches, self.seen = strength, [], []
@@ -48,7 +50,8 @@ class StandIn:
 def go(monkeypatch, tmp_path):
     """go(*inputs, model=, **options) -> exit code of a run into tmp_path/out."""
     def go(*inputs, model=None, **changed):
-        monkeypatch.setattr("src.checkpoints.load_for_inference", lambda options: model or StandIn())
+        checkpoint = Namespace(prefix=Path("runs/demo/CGAN_demo-7"), step=7)
+        monkeypatch.setattr("src.checkpoints.load_for_inference", lambda options: (model or StandIn(), checkpoint))
         options = {"test_input": list(inputs), "test_output": tmp_path / "out", "batch_size": 4, "size": 0,
                    "lightness": "original", "overwrite": False} | changed
         return colorization.run(Namespace(**options))
@@ -78,30 +81,8 @@ def read(path):
 
 # Pixels
 
-@pytest.mark.parametrize("scale", [0, 0.3, 1])
-def test_join_is_scikit_images_conversion(scale):
-    random = np.random.default_rng(1)
-    pixels = random.integers(0, 256, (300, 300, 3), np.uint8)
-    a, b = (random.uniform(-110, 110, (300, 300)).astype(np.float32) * np.float32(scale) for _ in range(2))
-    lightness = random.uniform(0, 100, (300, 300)).astype(np.float32)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # colors outside the gamut
-        own = 255 * lab2rgb(np.stack([lightness, a, b], -1))
-        kept = 255 * lab2rgb(np.stack([rgb2lab(pixels)[..., 0], a, b], -1))
-    for given, reference in ((None, kept), (lightness, own)):
-        difference = abs(np.asarray(colorization.join(pixels, a, b, given)) - reference)
-        assert difference.max() < 1.3 and difference.mean() < 0.26  # rounding alone: 0.5 and 0.25
-
-
-def test_join_without_color_changes_no_gray_level():
-    gray = np.arange(256, dtype=np.uint8)[None]
-    none = np.zeros((1, 256), np.float32)
-    for pixels in (gray, np.stack([gray, gray], -1), np.stack([gray] * 3, -1), np.stack([gray] * 4, -1)):
-        np.testing.assert_array_equal(colorization.join(pixels, none, none), gray[..., None].repeat(3, 2))
-
-
 @pytest.mark.parametrize("height, width", [
-    (256, 256), (300, 500), (500, 300), (1, 1), (2, 1), (20, 20), (1, 5000), (5000, 1), (700, 37), (1000, 1000)])
+    (256, 256), (300, 500), (500, 300), (1, 1), (2, 1), (20, 20), (1, 4), (400, 100), (1000, 1000)])
 def test_sizes_and_shapes(tmp_path, go, height, width):
     """Padding, cropping, scaling and tiles are where they should be: a slip of a pixel shows in the colors."""
     rgb, model = smooth(height, width), StandIn()
@@ -119,7 +100,7 @@ def test_tiles_leave_no_seams(tmp_path, go, monkeypatch, lightness):
     assert go(tmp_path / "a.png", lightness=lightness) == 0
     whole = read(tmp_path / "out" / "a.png").astype(int)
     for tile in (1000, 63):  # strips of rows; parts of a row
-        monkeypatch.setattr(colorization, "TILE", tile)
+        monkeypatch.setattr(photograph, "TILE", tile)
         assert go(tmp_path / "a.png", lightness=lightness, overwrite=True) == 0
         assert abs(read(tmp_path / "out" / "a.png") - whole).max() <= 1
 
@@ -163,7 +144,10 @@ def test_formats(tmp_path, go, suffix, mode):
     picture = Image.fromarray(sixteen) if mode == "I;16" else Image.fromarray(rgb).convert(mode)
     if mode[-1] == "A":
         picture.putalpha(Image.fromarray(rgb[..., 2]))
-    images.save(tmp_path / f"a{suffix}", picture, **LOSSLESS.get(suffix, {}))
+    if (suffix, mode) == (".bmp", "RGBA"):
+        images.encode(tmp_path / "a.bmp", picture, "BMP")  # Pillow's own has no alpha
+    else:
+        picture.save(tmp_path / f"a{suffix}", **LOSSLESS.get(suffix, {}))
     source = read(tmp_path / f"a{suffix}")
     before = images.read_rgb(tmp_path / f"a{suffix}")
     assert go(tmp_path / f"a{suffix}", model=StandIn(0)) == 0
@@ -180,7 +164,7 @@ def test_formats(tmp_path, go, suffix, mode):
 
     (tmp_path / "out" / f"a{suffix}").unlink()
     assert go(tmp_path / f"a{suffix}") == 0
-    assert not images.is_gray(images.read_rgb(tmp_path / "out" / f"a{suffix}"))
+    assert mode == "1" or not images.is_gray(images.read_rgb(tmp_path / "out" / f"a{suffix}"))
 
 
 def test_palette_transparency_is_kept(tmp_path, go):
@@ -281,13 +265,30 @@ def test_a_folder_with_good_broken_empty_and_other_files(tmp_path, go, capsys):
     results = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file()}
     assert results == {"a.jpg", "b/deep/m.webp", "no_suffix", "z.png"}
     lines = err.strip().splitlines()
-    for name, reason in {"broken.jpg": "truncated", "b/empty.png": "empty", "notes.txt": "not a readable",
-                         "pipe": "not a regular file", "dangling.png": "no such file"}.items():
+    for name, reason in {"broken.jpg": "truncated", "b/empty.png": "empty", "dangling.png": "no such file"}.items():
         [line] = [line for line in lines if line.startswith(f"{folder / name}: ")]
         assert reason in line.lower()
-    assert any(line.startswith(f"note: {folder / '.DS_Store'}: ") for line in lines)
+    for name, reason in {"notes.txt": "not a readable", "pipe": "not a regular file", ".DS_Store": "not a readable"}.items():
+        [line] = [line for line in lines if line.startswith(f"note: {folder / name}: ")]
+        assert reason in line.lower()
     assert len(lines) == 6
-    assert out.startswith("4 images colorized in ") and "images/s; 5 files failed" in out
+    assert out.splitlines()[-1].startswith("4 images colorized in ")
+    assert out.splitlines()[-1].endswith("; 3 files failed; 2 files that are no pictures")
+
+
+def test_files_that_are_no_pictures_are_no_failure(tmp_path, go, capsys):
+    """But their names must not say that they are some, and something must have been done."""
+    images.write(tmp_path / "a.png", smooth(20, 20))
+    (tmp_path / "captions.txt").write_text("a hill")
+    (tmp_path / "book.pdf").write_bytes(b"%PDF-1.7")
+    inputs = [tmp_path / name for name in ("a.png", "captions.txt", "book.pdf")]
+    assert go(*inputs) == 0
+    out, err = capsys.readouterr()
+    assert "1 image colorized" in out and "2 files that are no pictures" in out and err.count("note: ") == 2
+    assert go(*inputs[1:]) == 1
+    for name in ("photo.heic", "photo.GIF", "photo.jpg"):
+        (tmp_path / name).write_bytes(b"other")
+        assert go(tmp_path / "a.png", tmp_path / name) == 1
 
 
 def test_litter_alone_is_no_failure(tmp_path, go, capsys):
@@ -320,7 +321,8 @@ def test_refusals_come_before_anything_is_written(tmp_path, go):
         images.write(tmp_path / name, rgb)
     a, b, elsewhere = tmp_path / "a", tmp_path / "b", tmp_path / "new"
     nothing_written(tmp_path, go, "no such file or folder", tmp_path / "missing.png")
-    nothing_written(tmp_path, go, "already there: .*out/x.png: give --overwrite True", a)
+    os.utime(tmp_path / "out" / "x.png", (1, 1))
+    nothing_written(tmp_path, go, "already there, and older than the original: .*out/x.png: give --overwrite True", a)
     nothing_written(tmp_path, go, "would both become .*new/x.png", a, b, test_output=elsewhere, overwrite=True)
     nothing_written(tmp_path, go, "would both become", a / "x.png", b / "x.png", test_output=elsewhere)
     nothing_written(tmp_path, go, "is an original", a, test_output=a, overwrite=True)
@@ -334,6 +336,9 @@ def test_refusals_come_before_anything_is_written(tmp_path, go):
 def test_overwrite(tmp_path, go):
     images.write(tmp_path / "a.png", smooth(20, 30))
     assert go(tmp_path / "a.png", model=StandIn(0)) == 0
+    before = (tmp_path / "out" / "a.png").read_bytes()
+    assert go(tmp_path / "a.png") == 0  # there already
+    assert (tmp_path / "out" / "a.png").read_bytes() == before
     assert go(tmp_path / "a.png", tmp_path / "a.png", overwrite=True) == 0  # the same file twice is one job
     assert not images.is_gray(read(tmp_path / "out" / "a.png"))
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.png"]
@@ -362,6 +367,109 @@ def test_a_result_that_cannot_be_written_is_named_and_the_rest_go_on(tmp_path, g
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "b.png"]  # nothing half written
 
 
+def test_the_same_command_goes_on(tmp_path, go, capsys):
+    """Results that are not older than their originals are skipped, without asking for the network if all are."""
+    for name in ("a.png", "b.png", "c.png"):
+        images.write(tmp_path / name, smooth(20, 30))
+    inputs = sorted(tmp_path.glob("*.png"))
+    assert go(*inputs[:2]) == 0
+    before = (tmp_path / "out" / "a.png").stat().st_mtime_ns
+    assert go(*inputs) == 0
+    assert "1 image colorized" in (out := capsys.readouterr().out) and "; 2 already there" in out
+    assert go(*inputs) == 0
+    assert capsys.readouterr().out == "0 images colorized; 3 already there\n"
+    assert (tmp_path / "out" / "a.png").stat().st_mtime_ns == before
+    assert go(*inputs, overwrite=True) == 0
+    assert "3 images colorized" in capsys.readouterr().out
+
+
+def test_what_killed_runs_left_is_cleared(tmp_path, go):
+    """In every folder of results; but not what another process is writing, nor files of other names."""
+    (tmp_path / "in" / "sub").mkdir(parents=True)
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    for folder in ("", "sub"):
+        images.write(tmp_path / "in" / folder / "a.png", smooth(20, 30))
+        (tmp_path / "out" / folder).mkdir(exist_ok=True)
+        for name in (f".{gone.pid}-7f.part", f".{os.getppid()}-7f.part", ".mine.part"):
+            (tmp_path / "out" / folder / name).touch()
+    assert go(tmp_path / "in") == 0
+    left = sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.part"))
+    assert left == sorted(f"{folder}{name}" for folder in ("", "sub/") for name in (f".{os.getppid()}-7f.part", ".mine.part"))
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_it_with_a_summary(tmp_path, go, capsys, number, code):
+    for i in range(8):
+        images.write(tmp_path / f"{i}.png", smooth(20, 30))
+
+    class Network(StandIn):
+        def predict_lab(self, luma):
+            if self.batches:
+                os.kill(os.getpid(), number)
+            return super().predict_lab(luma)
+
+    before = signal.getsignal(number)
+    assert go(*sorted(tmp_path.glob("*.png")), model=Network()) == code
+    assert signal.getsignal(number) is before
+    results = {path.name for path in (tmp_path / "out").iterdir()}
+    assert results <= {f"{i}.png" for i in range(4)}  # nothing half written
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert line.startswith(f"{len(results)} image") and line.endswith("; stopped: the same command goes on")
+    assert go(*sorted(tmp_path.glob("*.png"))) == 0
+    assert len(list((tmp_path / "out").iterdir())) == 8
+
+
+def test_size_is_bounded_by_memory(tmp_path, go, monkeypatch):
+    images.write(tmp_path / "a.png", smooth(20, 30))
+    monkeypatch.setattr(colorization, "available_memory", lambda: 32 * 64 * 3 * 256**2)
+    nothing_written(tmp_path, go, "--size 99999: more than the memory that is free allows; at most 443 now", tmp_path / "a.png",
+                    size=99999)
+    for i in range(4):
+        images.write(tmp_path / f"{i}.png", smooth(30, 30))
+    model = StandIn()
+    assert go(*sorted(tmp_path.glob("[0-9].png")), model=model) == 0
+    assert [shape[0] for shape in model.batches] == [3, 1]  # batches of 4 would not fit
+
+
+def test_it_says_whose_colors(tmp_path, go, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    images.write(tmp_path / "a.png", smooth(20, 30))
+    assert go(tmp_path / "a.png") == 0
+    assert capsys.readouterr().out.splitlines()[0] == "Colors by runs/demo/CGAN_demo-7, iteration 7"
+    (tmp_path / "runs" / "demo").mkdir(parents=True)
+    (tmp_path / "runs" / "demo" / "pretrained.index").touch()
+    assert go(tmp_path / "a.png", overwrite=True) == 0
+    assert capsys.readouterr().out.splitlines()[0].endswith(
+        "; for the published generator: --checkpoints-path runs/demo/pretrained")
+
+
+# Panoramas
+
+@pytest.mark.parametrize("height, width, windows", [(100, 401, 2), (1, 5000, 31), (5000, 1, 31), (700, 37, 9), (40, 1280, 15)])
+def test_panoramas_are_seen_through_windows(tmp_path, go, height, width, windows):
+    """Which overlap by half, and are as high as those of a picture of 1:4; their colors are blended."""
+    rgb, model = smooth(height, width), StandIn()
+    images.write(tmp_path / "a.png", rgb)
+    assert go(tmp_path / "a.png", model=model) == 0
+    assert abs(read(tmp_path / "out" / "a.png") - expected(rgb)).max() < 4
+    assert sum(shape[0] for shape in model.batches) == windows
+    assert {shape[1:3] for shape in model.batches} == {(256, 128) if height > width else (128, 256)}
+
+
+def test_windows_that_disagree_leave_no_seams():
+    """Each window one color of its own: from one to the next in a straight line."""
+    starts = np.array([0, 32, 64])
+    prepared = photograph.Prepared(None, None, None, (slice(1, 9), slice(0, 64)), starts, (8, 128))
+    lab = np.zeros((3, 10, 64, 3), np.float32) + np.float32([1, 2, 4])[:, None, None, None]
+    lab[:, [0, -1]] = 1000  # padding
+    line = photograph.blended(prepared, lab)[3, :, 0]
+    assert line[:31] == pytest.approx(1) and line[97:] == pytest.approx(4)
+    assert np.diff(line).min() >= 0 and np.diff(line).max() < 0.1
+    upright = prepared._replace(inside=(slice(0, 64), slice(1, 9)), shape=(128, 8))
+    np.testing.assert_allclose(photograph.blended(upright, lab.swapaxes(1, 2))[:, 3, 0], line)
+
+
 # Batches and threads
 
 def test_pictures_of_one_shape_share_batches(tmp_path, go):
@@ -381,7 +489,7 @@ def test_host_and_network_work_at_the_same_time(tmp_path, go, monkeypatch):
     before: otherwise both would wait for each other here."""
     for i in range(16):
         images.write(tmp_path / f"{i:02}.png", smooth(20, 30))
-    second, finish, met = threading.Event(), colorization.finish, []
+    second, finish, met = threading.Event(), photograph.finish, []
 
     def slow(*arguments):
         met.append(second.wait(20))
@@ -393,29 +501,30 @@ def test_host_and_network_work_at_the_same_time(tmp_path, go, monkeypatch):
                 second.set()
             return super().predict_lab(luma)
 
-    monkeypatch.setattr(colorization, "finish", slow)
+    monkeypatch.setattr(photograph, "finish", slow)
     assert go(*sorted(tmp_path.glob("*.png")), model=Network()) == 0
     assert met == [True] * 16
 
 
 def test_few_originals_are_in_memory(tmp_path, go, monkeypatch):
     """Never more pixels than the limit, however many threads there are; a picture as large as the limit gets through."""
-    monkeypatch.setattr(colorization, "MAX_PIXELS", 2_000)
+    monkeypatch.setattr(photograph, "MAX_PIXELS", 2_000)
+    monkeypatch.setattr(batches, "MAX_PIXELS", 2_000)
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
-    sizes, lock, peak, real = [], threading.Lock(), [], images.decode
+    sizes, lock, peak, real = [], threading.Lock(), [], images.ImageFile.decode
 
-    def decode(image):
+    def decode(image, **more):
         with lock:
-            sizes.append(image.width * image.height)
+            sizes.append(image.size[0] * image.size[1])
             peak.append(sum(sizes))
         time.sleep(0.01)
         try:
-            return real(image)
+            return real(image, **more)
         finally:
             with lock:
-                sizes.remove(image.width * image.height)
+                sizes.remove(image.size[0] * image.size[1])
 
-    monkeypatch.setattr(images, "decode", decode)
+    monkeypatch.setattr(images.ImageFile, "decode", decode)
     for i in range(12):
         images.write(tmp_path / f"{i}.png", smooth(*((40, 50) if i == 5 else (30, 30))))
     assert go(*tmp_path.glob("*.png")) == 0
@@ -431,8 +540,8 @@ import resource, sys
 sys.path.insert(0, {ROOT!r}); sys.path.insert(0, {str(Path(__file__).parent)!r})
 from pathlib import Path
 from test_colorization import StandIn
-from src import colorization
-assert colorization.colorize(StandIn(), [(Path("a.jpg"), Path("b.jpg"))], 1, 256) == 0
+from src.colorization import batches, selection
+assert batches.colorize(StandIn(), selection.Plan([(Path("a.jpg"), Path("b.jpg"))]), 1, 256) == (1, 0)
 print("KB", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"""
     Image.linear_gradient("L").resize((12_000, 8_000)).convert("RGB").save(tmp_path / "a.jpg", quality=80)
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
@@ -450,7 +559,7 @@ def test_command_line(tiny_checkpoint, cli, tmp_path):
              "--test-output", str(tmp_path / "out")]
     result = cli("colorize.py", *words)
     assert result.code == 0, result.stderr
-    assert "1 images colorized" in result.stdout
+    assert "CGAN_demo-2, iteration 2\n1 image colorized in " in result.stdout
     assert read(tmp_path / "out" / "in.png").shape == (40, 70, 3)
     result = cli("colorize.py", *words)
-    assert result.code == 2 and "--overwrite True" in result.stderr and "Traceback" not in result.stderr
+    assert result.code == 0 and result.stdout == "0 images colorized; 1 already there\n"

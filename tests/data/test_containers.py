@@ -39,10 +39,10 @@ LONG = b"x" * 3_000_000
     handmade.chunk(b"zTXt", b"Comment\0\0" + zlib.compress(LONG)),
     handmade.chunk(b"iTXt", b"Comment\0\1\0de\0Kommentar\0" + zlib.compress(LONG)),
     handmade.chunk(b"iCCP", b"name\0\0" + zlib.compress(LONG)),
-    handmade.chunk(b"iCCP", b"name\0\0" + zlib.compress(b"\0" * 10**9)),
-    handmade.chunk(b"iCCP", b"no end"), handmade.chunk(b"pHYs", b"?"), handmade.chunk(b"tIME", b""), handmade.chunk(b"eXIf", b"?"),
+    handmade.chunk(b"iCCP", b"name\0\0" + zlib.compress(b"\0" * 10**8)),
+    *(handmade.chunk(name, b"?") for name in (b"iCCP", b"pHYs", b"tIME", b"eXIf", b"gAMA", b"acTL")),
     *(handmade.chunk(name, b"Title\0A hill", WRONG) for name in (b"tEXt", b"pHYs", b"iCCP", b"tIME", b"eXIf", b"zzZz")),
-    *(handmade.chunk(b"tEXt", name + b"\0" + b"1") for name in (b"dpi", b"icc_profile", b"transparency", b"interlace", b"exif"))])
+    *(handmade.chunk(b"tEXt", name + b"\0001") for name in (b"dpi", b"icc_profile", b"transparency", b"interlace", b"exif"))])
 def test_no_chunk_costs_a_png(tmp_path, rgb, chunk):
     for contents in (encoded(rgb, "PNG"), encoded(rgb[..., 0], "PNG")):
         (tmp_path / "a.png").write_bytes(handmade.with_chunks(contents, chunk))
@@ -141,5 +141,5 @@ def test_only_regular_files_are_opened(tmp_path, kind):
     with socket.socket(socket.AF_UNIX) as server:
         {"pipe": lambda: os.mkfifo(path), "socket": lambda: server.bind(str(path)),
          "device": lambda: path.symlink_to("/dev/zero"), "folder": path.mkdir}[kind]()
-        with pytest.raises(images.ImageError, match="not a regular file|No such device"):
+        with pytest.raises(images.ImageError, match=r"not a regular file|No such device"):
             images.read_rgb(path)
