@@ -125,7 +125,7 @@ def _add_tags(result, file, size, turned, left_out):
     if 34377 in directory and not (resources := updated_resources(directory[34377][2])):
         del directory[34377]
     elif 34377 in directory:
-        directory[34377] = tiff.entry(7, resources)
+        directory[34377] = tiff.entry(1, resources)
     if 33723 in directory:  # IPTC is bytes, whatever the type that is given
         value = directory[33723][2]
         swapped = not value.startswith(b"\x1c") and value[3:4] == b"\x1c" and len(value) % 4 == 0
