@@ -3,14 +3,14 @@
 import os
 import re
 import sys
-from pathlib import Path
 
 from tqdm import tqdm
 
 from src.data import images
+from src.data.walk import walk
 from src.errors import InputError
 
-LITTER = ("thumbs.db", "desktop.ini")  # what desktops leave behind, like hidden files: named, but not counted
+LITTER = ("thumbs.db", "desktop.ini")  # what desktops leave behind: named, but not counted; the walk leaves out hidden files
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".tif", ".tiff",
             ".gif", ".heic", ".heif", ".avif", ".jxl", ".jp2", ".psd", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf")
 PART = re.compile(r"\.(\d+)-[0-9a-f]+\.part")  # a file of files.atomic_write
@@ -58,16 +58,18 @@ def plan(inputs, output, overwrite):
     """Paths of files and folders, and the folder for results -> Plan; folders that cannot be listed are named and counted
     as failed. Results that are not older than their originals are skipped. Writes nothing, but clears from the results'
     folder what a killed run left half written. InputError as for `colorization.run`."""
-    found, failures = [], 0
+    found, failures = [], []
     for path in inputs:
         if path.is_dir():
-            files, failed = walk(path, output)
-            found += [(file, output / file.relative_to(path)) for file in files]
-            failures += failed
+            inside = None if os.path.realpath(path) == os.path.realpath(output) else output
+            names = walk(path, without=inside, say=lambda line: say(f"note: {line}"), failed=failures.append)
+            found += [(path / name, output / name) for name in map(os.fsdecode, sorted(names))]
         elif os.path.lexists(path):
             found.append((path, output / path.name))
         else:
             raise InputError(f"--test-input {path}: no such file or folder")
+    for error in failures:
+        say(f"{os.fsdecode(error.filename)}: {error.strerror}")
     if not found and not failures:
         raise InputError(f"--test-input {' '.join(map(str, inputs))}: no file in there to colorize")
     jobs, originals = {}, {os.path.realpath(source) for source, _ in found}
@@ -83,7 +85,7 @@ def plan(inputs, output, overwrite):
         raise InputError(f"--test-output {output}: {nearest} is not a folder that can be written to: give another one")
     for folder in {target.parent for target in jobs}:
         _clear(folder)
-    return Plan([(source, target) for target, source in jobs.items() if target not in skipped], len(skipped), failures)
+    return Plan([(source, target) for target, source in jobs.items() if target not in skipped], len(skipped), len(failures))
 
 
 def _existing(jobs):
@@ -115,21 +117,3 @@ def _alive(process):
     except PermissionError:
         pass
     return True
-
-
-def walk(folder, output):
-    """All files below a folder, sorted, links followed; but no folder twice, and not the results' folder. Also returns
-    the number of folders that cannot be listed."""
-    files, errors, seen = [], [], {os.path.realpath(folder)}
-    for root, folders, names in os.walk(folder, onerror=errors.append, followlinks=True):
-        files += [Path(root, name) for name in sorted(names)]
-        for path in [Path(root, name) for name in sorted(folders)]:
-            real = os.path.realpath(path)
-            if real in seen or real == os.path.realpath(output):
-                say(f"note: {path} is left out: it is {'in the input already' if real in seen else '--test-output'}")
-                folders.remove(path.name)
-            seen.add(real)
-        folders.sort()
-    for error in errors:
-        say(f"{error.filename}: {error.strerror}")
-    return files, len(errors)

@@ -339,8 +339,10 @@ def _tiff(file, max_pixels):
     check_size(tiff.number(tags, tiff.WIDTH, 0), tiff.number(tags, tiff.HEIGHT, 0), max_pixels)
     tiff.limits(tags)
     bits, channels = max(tiff.numbers(tags, tiff.BITS, [1])), tiff.number(tags, tiff.SAMPLES, 1)
-    usual = {0: 1, 1: 1, 2: 3, 5: 4}.get(tiff.number(tags, tiff.PHOTOMETRIC, 1))
-    if (usual and tiff.number(tags, tiff.COMPRESSION, 1) in tiff.BYTEWISE and bits <= 16 and (bits > 8 or channels > usual)
+    photometric = tiff.number(tags, tiff.PHOTOMETRIC, 1)
+    usual, whole = {0: 1, 1: 1, 2: 3, 5: 4, 6: 3}.get(photometric), tiff.numbers(tags, 530, [2, 2]) == [1, 1]
+    rare = whole if photometric == 6 else usual and (bits > 8 or channels > usual)
+    if (rare and tiff.number(tags, tiff.COMPRESSION, 1) in tiff.BYTEWISE and bits <= 16
             and set(tiff.numbers(tags, tiff.FORMAT, [1])) == {1}):
         contents.stream = None  # Pillow reads some of these wrong and some not at all
     else:

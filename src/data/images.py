@@ -172,7 +172,7 @@ def _from_samples(file, contents):
     largest = (1 << max(tiff.numbers(tags, tiff.BITS, [1]))) - 1
     photometric, extra = tiff.number(tags, tiff.PHOTOMETRIC, 1), tiff.numbers(tags, tiff.EXTRA)
     samples = _eight_bits(tiff.samples(file, contents.order, tags), largest)
-    colors = {0: 1, 1: 1, 2: 3, 5: 4}[photometric]
+    colors, mode = {0: (1, "L"), 1: (1, "L"), 2: (3, "RGB"), 5: (4, "CMYK"), 6: (3, "YCbCr")}[photometric]
     if samples.shape[2] < colors:
         raise ValueError(f"it has {samples.shape[2]} channels where {colors} are needed")
     color, more = samples[..., :colors], samples[..., colors:]
@@ -184,7 +184,8 @@ def _from_samples(file, contents):
     if photometric == 0:
         color = 255 - color
     size = color.shape[1::-1]
-    image = Image.frombytes({1: "L", 3: "RGB", 4: "CMYK"}[colors], size, color.tobytes())
+    image = Image.frombytes(mode, size, color.tobytes())
+    image = image.convert("RGB") if mode == "YCbCr" else image
     return image, None if alpha is None else Image.fromarray(np.ascontiguousarray(alpha))
 
 
