@@ -12,7 +12,7 @@ ROWS = [
     ["data", "networks", "metrics", "logs", "devices"],
     ["model"],
     ["checkpoints"],
-    ["training", "evaluation", "colorization", "turing"],
+    ["training", "evaluation", "colorization", "turing", "export"],
 ]
 ORDER = [room for row in ROWS for room in row]
 WITHOUT_TENSORFLOW = ("errors", "files", "options", "data")  # what --help imports
