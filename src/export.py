@@ -29,6 +29,7 @@ def run(options):
     there = [str(output / name) for name in wanted if (output / name).exists()]
     if there and not options.overwrite:
         raise InputError(f"already there: {', '.join(there)}: give --overwrite True or another --output")
+    options.precision = "float32"  # which every runtime has
     model, checkpoint = load_for_inference(options)
     print(f"Exporting the generator of {checkpoint.prefix}, after {checkpoint.step:,} iterations.", flush=True)
     try:

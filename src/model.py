@@ -306,4 +306,5 @@ def _check(what, images, dtype, channels, side=1, why=None):
     if not fits:
         sides = f"H = W = {side}, {why}" if why else f"H and W multiples of {side}" if side > 1 else "H and W of any size"
         given = f"{found} {shape}" if shape is not None else f"a {type(images).__name__}"
-        raise ValueError(f"{what}: {given}; expected is an array of {dtype} (N, H, W, {' or '.join(map(str, channels))}), {sides}")
+        channels = " or ".join(map(str, channels))
+        raise ValueError(f"{what}: {given}; expected is an array of {dtype} (N, H, W, {channels}), {sides}")

@@ -121,7 +121,7 @@ OPTIONS = (
     ("start-from", None, Path, TRAIN,
      "prefix of a checkpoint whose weights a new run starts from, such as checkpoints/places365/pretrained"),
     ("precision", {mode: "float32" if mode == "evaluate" else "auto" for mode in MODES},
-     one_of("auto", "float32", "bfloat16", "float16"), EVERY,
+     one_of("auto", "float32", "bfloat16", "float16"), TRAIN + EVALUATE + TURING + COLORIZE,
      "of the networks' arithmetic; auto: bfloat16 on GPUs that have it, and at inference on CPUs that have it, else float32"),
     ("jit", "auto", boolean_or_auto, TRAIN, "compile with XLA; auto: on GPUs"),
     ("deterministic", False, boolean, TRAIN, "two runs bit-identical; slower (half speed on two CPU cores)"),
@@ -208,8 +208,9 @@ def parse(argv, mode, datasets):
         convert = one_of(*datasets) if name == "dataset" else convert
         default = default.get(mode) if isinstance(default, dict) else default
         several = {"nargs": "+"} if name == "test-input" else {}
-        parser.add_argument(f"--{name}", default=default, type=convert, required=name == "output" or mode == "colorize" and
-                            name.startswith("test-"), metavar=getattr(convert, "metavar", "PATH"), help=meaning, **several)
+        required = name in ("test-input", "test-output", "output")
+        parser.add_argument(f"--{name}", default=default, type=convert, required=required, help=meaning,
+                            metavar=getattr(convert, "metavar", "PATH"), **several)
     options, surplus = parser.parse_known_args(argv)
     for word in surplus:
         elsewhere = [m for name, _, _, modes, _ in OPTIONS for m in modes if word.split("=")[0] == f"--{name}"]

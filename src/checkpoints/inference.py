@@ -46,8 +46,8 @@ def load_newest(path, **changes):
             return [path]
         runs = {match[1] for file in path.glob("*.index") if (match := re.fullmatch(r"(.+_.+?)(-\d+)?", file.stem))}
         if len(runs) > 1:
-            raise InputError(f"{path}: checkpoints of several runs ({', '.join(sorted(runs))}); give the prefix of one, such as "
-                             f"{candidates(path, *min(runs).rsplit('_', 1))[0]}")
+            raise InputError(f"{path}: checkpoints of several runs ({', '.join(sorted(runs))}); give the prefix of one, such "
+                             f"as {candidates(path, *min(runs).rsplit('_', 1))[0]}")
         found = candidates(path, *runs.pop().rsplit("_", 1)) if runs else []
         return found or [path / PUBLISHED] * (path / f"{PUBLISHED}.index").is_file()
 
