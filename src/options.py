@@ -208,7 +208,7 @@ def parse(argv, mode, datasets):
         convert = one_of(*datasets) if name == "dataset" else convert
         default = default.get(mode) if isinstance(default, dict) else default
         several = {"nargs": "+"} if name == "test-input" else {}
-        required = name in ("test-input", "test-output", "output")
+        required = mode in ("colorize", "export") and name in ("test-input", "test-output", "output")
         parser.add_argument(f"--{name}", default=default, type=convert, required=required, help=meaning,
                             metavar=getattr(convert, "metavar", "PATH"), **several)
     options, surplus = parser.parse_known_args(argv)
