@@ -245,6 +245,13 @@ class Model:
         lab = lab[:, first[0]:first[0] + sides[0], first[1]:first[1] + sides[1]]
         return color.to_uint8(color.lab_to_rgb(lab))
 
+    def colorize_photo(self, photo):
+        """A photograph of any size, gray or RGB, as an array or path -> uint8 RGB at full resolution with the photograph's own
+        lightness: see colorization.arrays.colorize_photo."""
+        from src.colorization.arrays import colorize_photo  # here, for colorization stands above models
+
+        return colorize_photo(self, photo)
+
     def evaluate(self, images, label_smoothing=False, l1_weight=100.0):
         """Colorizes RGB uint8 (N, H, W, 3) as at inference, H and W multiples of `stride`.
 

@@ -25,6 +25,7 @@ def checkpoint(request, tmp_path_factory):
     for variable in model.generator.variables:
         if "bn_" in variable.path:
             variable.assign(random.uniform(0.5, 1.5, variable.shape))
+    model.step.assign(5)
     prefix = tmp_path_factory.mktemp("checkpoint") / f"CGAN_{network}-5"
     save(model.state(), model.config, prefix)
     return prefix
