@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Train, evaluate, put to the Turing test, or use the colorization networks: `main.py --mode ...`."""
+"""Train, evaluate, put to the Turing test, use or export the colorization networks: `main.py --mode ...`."""
 
 import importlib
 import os
@@ -9,7 +9,8 @@ from src.data import DATASETS
 from src.errors import InputError
 from src.options import parse
 
-ROOMS = {"train": "training", "evaluate": "evaluation", "turing": "turing", "colorize": "colorization"}
+ROOMS = {"train": "training", "evaluate": "evaluation", "turing": "turing", "colorize": "colorization",
+         "export": "export"}
 
 
 def main(argv=None, mode=None):

@@ -40,7 +40,7 @@ class Model:
         seed: of the initial weights and of dropout.
         strategy: a tf.distribute.Strategy; default: one device.
 
-    Its images are RGB uint8 (N, S, S, 3), S = config.image_size; at inference any multiple of `stride` will do.
+    Its images are RGB uint8 (N, S, S, 3), S = config.image_size; at inference other sizes will do.
     """
 
     def __init__(self, config, precision="float32", jit=False, seed=1, strategy=None):
@@ -55,9 +55,10 @@ class Model:
             self.discriminator = config.discriminator and self._network(
                 networks.Discriminator, config.architecture.discriminators[config.discriminator])
         self.averaged_generator = None  # of the moving average of the generator's weights, if training keeps one
-        images = tf.TensorSpec((None, None, None, None), tf.float32)
-        self.generate = tf.function(self._generate, input_signature=[images], jit_compile=jit, autograph=False)
-        self.evaluate = tf.function(self._evaluate, jit_compile=jit, reduce_retracing=True, autograph=False)
+        luma, pixels = (tf.TensorSpec((None, None, None, None), dtype) for dtype in (tf.float32, tf.uint8))
+        self.generate = tf.function(self._generate, input_signature=[luma], jit_compile=jit, autograph=False)
+        self._compiled_colorize = tf.function(lambda images: self.to_colors(images), input_signature=[pixels], autograph=False)
+        self._compiled_evaluate = tf.function(self._evaluate, jit_compile=jit, reduce_retracing=True, autograph=False)
 
     def _network(self, kind, architecture):
         dtype = self.precision if self.precision == "float32" else f"mixed_{self.precision}"
@@ -68,13 +69,16 @@ class Model:
 
     def prepare_training(self, lr=3e-4, lr_decay_rate=0.1, lr_decay_steps=5e5, beta1=0.0, l1_weight=100.0,
                          label_smoothing=False, acc_thresh=2.0, dis_lr_factor=1.0, augment=True, ema=0.0):
-        """Makes the optimizers and compiles `train_step`: uint8 RGB images -> dict of scalar losses and accuracy (%).
+        """Makes the optimizers and compiles `train_step`: uint8 RGB (n, S, S, 3) -> dict of scalar losses and accuracy (%).
 
         dis_lr_factor: the discriminator's learning rate over the generator's (two time scales: Heusel et al. 2017).
         augment: mirror half of the images.
         ema: decay of an exponential moving average of the generator's weights and moving statistics (Yazici et al. 2019),
             which then serve at inference; 0: none, as in the original.
         """
+        if self.discriminator is None:
+            raise ValueError("these networks have no discriminator, which training needs; make a Model of the same "
+                             'NetworkConfig with discriminator="deep" and give it these weights')
         self.lr, self.lr_decay_rate, self.lr_decay_steps = lr, lr_decay_rate, lr_decay_steps
         self.l1_weight, self.label_smoothing, self.acc_thresh = l1_weight, label_smoothing, acc_thresh
         with self.strategy.scope():
@@ -127,6 +131,7 @@ class Model:
 
     def train_on(self, images):
         """`train_step` before it is compiled, on one replica's part (n, S, S, 3) of a batch."""
+        _check("training images", images, "uint8", (3,), self.size, "this model's size")
         return self.iteration(*self.inputs(self.mirrored(images) if self.augment else images))
 
     def mirrored(self, images):
@@ -208,23 +213,54 @@ class Model:
     def inference_statistics(self):
         return networks.moving_statistics if self.config.normalization == "moving" else networks.batch_statistics
 
-    def _generate(self, luma):
+    def _generate(self, luma, normalize=None):
         gray = luma * (self.config.gray_range / 255)
-        return self.to_lab(self.inference_generator(gray, normalize=self.inference_statistics))
+        return self.to_lab(self.inference_generator(gray, normalize=normalize or self.inference_statistics))
 
     def predict_lab(self, luma):
         """Luma (N, H, W, 1) in 0..255, H and W multiples of `stride` -> CIELAB float32 (N, H, W, 3) as a numpy array."""
+        _check("luma", luma, "float32", (1,), self.stride)
         return self.generate(luma).numpy()
 
     def colorize(self, images):
-        """RGB uint8 (N, S, S, 3), of which only the luma is used -> colorized RGB uint8 (N, S, S, 3), numpy."""
-        return color.to_uint8(color.lab_to_rgb(self.generate(color.luma(images)))).numpy()
+        """RGB or gray uint8 (N, H, W, 3 or 1) of any size, of which only the luma is used -> colorized RGB uint8
+        (N, H, W, 3) as a numpy array. ValueError for another shape or type."""
+        _check("images", images, "uint8", (1, 3))
+        return self._compiled_colorize(images).numpy()
 
-    def _evaluate(self, images, label_smoothing=False, l1_weight=100.0):
-        """Colorizes RGB uint8 (N, S, S, 3) as at inference.
+    def to_colors(self, images, generate=None):
+        """`colorize` of and to tensors, for graphs. Sides that are no multiples of `stride` are padded by reflection.
 
-        Returns: CIELAB output (N, S, S, 3), and a dict of every loss (N,): without a discriminator only gen_loss_l1.
+        generate: luma -> CIELAB; default: `generate`.
         """
+        luma, first = color.luma(tf.cast(images, tf.float32) * tf.ones((1, 1, 1, 3))), []  # gray becomes RGB
+        sides = tf.unstack(tf.shape(luma)[1:3])
+        for axis, side in enumerate(sides, 1):
+            # Remainders of what is not negative, for ONNX's of negative numbers are others.
+            extra = (self.stride - side % self.stride) % self.stride
+            first.append(extra // 2)
+            place = (tf.range(side + extra) - first[-1] + 2 * side * self.stride) % (2 * side)
+            luma = tf.gather(luma, tf.minimum(place, 2 * side - 1 - place), axis=axis)  # there and back, over and over
+        lab = (generate or self.generate)(luma)
+        lab = lab[:, first[0]:first[0] + sides[0], first[1]:first[1] + sides[1]]
+        return color.to_uint8(color.lab_to_rgb(lab))
+
+    def colorize_photo(self, photo):
+        """A photograph of any size, gray or RGB, as an array or path -> uint8 RGB at full resolution with the photograph's own
+        lightness: see colorization.arrays.colorize_photo."""
+        from src.colorization.arrays import colorize_photo  # here, for colorization stands above models
+
+        return colorize_photo(self, photo)
+
+    def evaluate(self, images, label_smoothing=False, l1_weight=100.0):
+        """Colorizes RGB uint8 (N, H, W, 3) as at inference, H and W multiples of `stride`.
+
+        Returns: CIELAB output (N, H, W, 3), and a dict of every loss (N,): without a discriminator only gen_loss_l1.
+        """
+        _check("images", images, "uint8", (3,), self.stride)
+        return self._compiled_evaluate(images, label_smoothing, l1_weight)
+
+    def _evaluate(self, images, label_smoothing, l1_weight):
         gray, target = self.inputs(images)
         fake = self.inference_generator(gray, normalize=self.inference_statistics)
         if self.discriminator is None:
@@ -265,3 +301,17 @@ class Model:
 
 def _mean(values):
     return {name: tf.reduce_mean(value) for name, value in values.items()}
+
+
+def _check(what, images, dtype, channels, side=1, why=None):
+    """ValueError unless `images`, an array or tensor, is (N, H, W, C) of this type, C one of `channels`, and H and W are
+    multiples of `side`, or with `why` are `side`."""
+    shape, found = getattr(images, "shape", None), getattr(getattr(images, "dtype", None), "name", None)
+    shape = None if shape is None else tuple(shape)
+    fits = shape is not None and len(shape) == 4 and shape[3] in channels and found == dtype and all(
+        length is None or (length == side if why else length > 0 and length % side == 0) for length in shape[1:3])
+    if not fits:
+        sides = f"H = W = {side}, {why}" if why else f"H and W multiples of {side}" if side > 1 else "H and W of any size"
+        given = f"{found} {shape}" if shape is not None else f"a {type(images).__name__}"
+        channels = " or ".join(map(str, channels))
+        raise ValueError(f"{what}: {given}; expected is an array of {dtype} (N, H, W, {channels}), {sides}")

@@ -7,10 +7,10 @@ import secrets
 import sys
 from pathlib import Path
 
-MODES = {"train": "0", "evaluate": "1", "turing": "2", "colorize": "3"}  # the original numbers the first three
+MODES = {"train": "0", "evaluate": "1", "turing": "2", "colorize": "3", "export": "4"}  # the original numbers the first three
 EVERY = tuple(MODES)
-TRAIN, EVALUATE, TURING, COLORIZE = ((mode,) for mode in MODES)
-PREDICT = EVALUATE + TURING + COLORIZE
+TRAIN, EVALUATE, TURING, COLORIZE, EXPORT = ((mode,) for mode in MODES)
+PREDICT = EVALUATE + TURING + COLORIZE + EXPORT
 
 
 def number(convert, minimum, maximum=math.inf, above=False):
@@ -121,7 +121,7 @@ OPTIONS = (
     ("start-from", None, Path, TRAIN,
      "prefix of a checkpoint whose weights a new run starts from, such as checkpoints/places365/pretrained"),
     ("precision", {mode: "float32" if mode == "evaluate" else "auto" for mode in MODES},
-     one_of("auto", "float32", "bfloat16", "float16"), EVERY,
+     one_of("auto", "float32", "bfloat16", "float16"), TRAIN + EVALUATE + TURING + COLORIZE,
      "of the networks' arithmetic; auto: bfloat16 on GPUs that have it, and at inference on CPUs that have it, else float32"),
     ("jit", "auto", boolean_or_auto, TRAIN, "compile with XLA; auto: on GPUs"),
     ("deterministic", False, boolean, TRAIN, "two runs bit-identical; slower (half speed on two CPU cores)"),
@@ -162,7 +162,9 @@ OPTIONS = (
     ("test-output", None, Path, COLORIZE, "folder for the results"),
     ("size", 0, count, COLORIZE, "pixels of the longer side that the network sees; 0: its training size"),
     ("lightness", "original", one_of("original", "network"), COLORIZE, "keep the photograph's, or take the network's"),
-    ("overwrite", False, boolean, COLORIZE, "replace existing results"),
+    ("output", None, Path, EXPORT, "folder to export to"),
+    ("onnx", True, boolean, EXPORT, "write model.onnx as well (packages: requirements-export.txt)"),
+    ("overwrite", False, boolean, COLORIZE + EXPORT, "replace existing results"),
 )
 
 
@@ -197,7 +199,7 @@ def parse(argv, mode, datasets):
     if mode is None:
         first = Parser(prog=program, add_help=False, allow_abbrev=False)
         for each in (first, parser):
-            each.add_argument("--mode", default="train", help=f"{' | '.join(MODES)} (0, 1, 2 and 3 do as well)",
+            each.add_argument("--mode", default="train", help=f"{' | '.join(MODES)} ({', '.join(MODES.values())} do as well)",
                               type=lambda text: one_of(*MODES)(numbers.get(text, text)))
         mode = first.parse_known_args(argv)[0].mode
     for name, default, convert, modes, meaning in OPTIONS:
@@ -206,8 +208,9 @@ def parse(argv, mode, datasets):
         convert = one_of(*datasets) if name == "dataset" else convert
         default = default.get(mode) if isinstance(default, dict) else default
         several = {"nargs": "+"} if name == "test-input" else {}
-        parser.add_argument(f"--{name}", default=default, type=convert, required=name.startswith("test-") and
-                            mode == "colorize", metavar=getattr(convert, "metavar", "PATH"), help=meaning, **several)
+        required = mode in ("colorize", "export") and name in ("test-input", "test-output", "output")
+        parser.add_argument(f"--{name}", default=default, type=convert, required=required, help=meaning,
+                            metavar=getattr(convert, "metavar", "PATH"), **several)
     options, surplus = parser.parse_known_args(argv)
     for word in surplus:
         elsewhere = [m for name, _, _, modes, _ in OPTIONS for m in modes if word.split("=")[0] == f"--{name}"]

@@ -16,7 +16,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def run(script, *arguments):
     """Runs e.g. run("train.py", "--dataset", "demo") -> its exit code, stdout and stderr (an object of these names)."""
-    mode = {"train.py": "train", "test-eval.py": "evaluate", "test-turing.py": "turing", "colorize.py": "colorize"}
+    mode = {"train.py": "train", "test-eval.py": "evaluate", "test-turing.py": "turing", "colorize.py": "colorize",
+            "export.py": "export"}
     stdout, stderr, name = io.StringIO(), io.StringIO(), sys.argv[0]
     sys.argv[0] = script
     try:

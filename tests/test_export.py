@@ -1,90 +1,97 @@
-"""The exported training iteration: what is in the files fits together and is the model's own."""
+"""Exported generators, run as somebody without this program would run them."""
 
-import json
-import re
-import subprocess
-import sys
-from pathlib import Path
+import importlib.util
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from benchmarks import export_step
+import src
+from src.checkpoints import save
 from src.model import Model
-from src.networks import NetworkConfig
+from src.networks import NetworkConfig, moving_statistics
+
+without_onnx = pytest.mark.skipif(not all(map(importlib.util.find_spec, ("tf2onnx", "onnx", "onnxruntime"))),
+                                  reason="needs requirements-export.txt")
+NETWORKS = [("cifar10", "lab", 1, "moving"), ("cifar10", "rgb", 255, "batch"), ("places365", "lab", 1, "moving")]
 
 
-@pytest.fixture(scope="module", params=["float32", "float16"])
-def exported(request, tmp_path_factory):
-    """The files of a tiny model, read again, and such a model."""
-    folder = tmp_path_factory.mktemp("export")
-    export_step.main([str(folder), "--precision", request.param, "--batch-size", "2", "--filters", "4", "--seed", "3"])
-    with np.load(folder / "state.npz") as stored:
-        state = [stored[name] for name in sorted(stored.files)]
-    model = Model(NetworkConfig("cifar10", filters=4), precision=request.param, seed=3)
-    model.prepare_training()
-    return (folder / "step.mlir").read_text(), state, json.loads((folder / "meta.json").read_text()), model
+@pytest.fixture(scope="module", params=NETWORKS, ids=["-".join(map(str, network)) for network in NETWORKS])
+def checkpoint(request, tmp_path_factory):
+    """The prefix of a checkpoint whose normalization matters."""
+    network, color_space, gray_range, normalization = request.param
+    model = Model(NetworkConfig(network, color_space, gray_range, filters=3, discriminator=None, normalization=normalization))
+    random = np.random.default_rng(1)
+    for variable in model.generator.variables:
+        if "bn_" in variable.path:
+            variable.assign(random.uniform(0.5, 1.5, variable.shape))
+    model.step.assign(5)
+    prefix = tmp_path_factory.mktemp("checkpoint") / f"CGAN_{network}-5"
+    save(model.state(), model.config, prefix)
+    return prefix
 
 
-def test_arguments_and_outputs_are_those_of_the_program(exported):
-    program, state, meta, _ = exported
-    signature = next(line for line in program.splitlines() if "@main(" in line)
-    arguments, outputs = ([*re.findall(r"tensor<([^>]*)>", part)] for part in signature.split("->"))
-    kinds = {"float32": "f32", "int64": "i64", "int32": "i32", "bool": "i1"}
-    types = ["x".join([*map(str, values.shape), kinds[str(values.dtype)]]) for values in state]
-    assert arguments == ["2x32x32x3xui8", *types]
-    assert outputs == ["f32"] * len(meta["results"]) + [types[index] for index in meta["updates"]]
-    assert {"dis_loss", "gen_loss_l1", "accuracy"} < set(meta["results"]) and meta["results"] == sorted(meta["results"])
+def images(model):
+    """Batches of RGB and gray, of sizes that fit the networks and that do not."""
+    random, side = np.random.default_rng(2), model.stride
+    return [random.integers(0, 256, shape, np.uint8) for shape in (
+        (2, model.size, model.size, 3), (1, side, 2 * side, 1), (3, side + 1, side - 1, 3), (1, 1, 3, 1))]
 
 
-def test_the_state_is_the_models_and_all_that_learns_is_updated(exported):
-    _, state, meta, model = exported
-    expected = model.state()
-    assert set(meta["state"]) == set(expected) and len(state) == len(expected)
-    for name, values in zip(meta["state"], state):
-        np.testing.assert_array_equal(values, expected[name].numpy(), err_msg=name)
-    assert len(set(meta["updates"])) == len(meta["updates"])
-    assert {meta["state"][index] for index in meta["updates"]} == set(expected)  # each of them changes in an iteration
+def check(model, exported):
+    for batch in images(model):
+        colors = exported(batch)
+        assert colors.dtype == np.uint8 and colors.shape == (*batch.shape[:3], 3)
+        assert np.abs(colors.astype(int) - model.colorize(batch)).max() <= 1  # rounding
 
 
-@pytest.mark.slow
-def test_repeated_weights_are_small_and_the_reference_starts_from_them(tmp_path):
-    export_step.main([str(tmp_path), "--batch-size", "2", "--filters", "8", "--repeat-weights", "--reference", "2"])
-    meta, reference = (json.loads((tmp_path / name).read_text()) for name in ("meta.json", "reference.json"))
-    with np.load(tmp_path / "state.npz") as stored:
-        kernel = stored[f"a{meta['state'].index('gen/conv4/kernel'):04d}"].ravel()
-        size = sum(values.nbytes for values in stored.values())
-    np.testing.assert_array_equal(kernel[export_step.BLOCK:2 * export_step.BLOCK], kernel[:export_step.BLOCK])
-    assert (tmp_path / "state.npz").stat().st_size < size / 10
-    assert set(reference) == set(meta["results"]) and all(len(values) == 2 for values in reference.values())
-    assert reference["dis_loss"][0] != reference["dis_loss"][1] and np.isfinite(list(reference.values())).all()
-
-    images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
-    model = Model(NetworkConfig("cifar10", filters=8), seed=1, jit=True)
-    model.prepare_training()
-    for variable in model.generator.trainable_variables + model.discriminator.trainable_variables:
-        export_step.repeat(variable)
-    assert float(model.train_step(images)["dis_loss_real"]) == pytest.approx(reference["dis_loss_real"][0], rel=1e-5)
+def test_a_saved_model_gives_the_programs_colors(cli, checkpoint, tmp_path):
+    result = cli("export.py", "--checkpoints-path", checkpoint, "--output", tmp_path, "--onnx", "False")
+    assert result.code == 0 and "after 5 iterations" in result.stdout and str(tmp_path / "saved_model") in result.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["saved_model"]
+    served = tf.saved_model.load(tmp_path / "saved_model").signatures["serving_default"]
+    assert [spec.name for spec in served.structured_input_signature[1].values()] == ["images"]
+    check(src.load(checkpoint, "float32"), lambda batch: next(iter(served(images=tf.constant(batch)).values())).numpy())
 
 
-def test_operations_are_counted_as_tensorflow_counts_them():
-    import tensorflow as tf
+@without_onnx
+def test_onnx_gives_the_programs_colors(cli, checkpoint, tmp_path):
+    import onnxruntime
 
-    from benchmarks.flops import flops_per_image
-
-    def profiled(network, *channels):
-        specs = [tf.TensorSpec((1, 32, 32, n)) for n in channels]
-        graph = tf.function(lambda *inputs: network(*inputs), autograph=False).get_concrete_function(*specs).graph
-        counting = tf.compat.v1.profiler.ProfileOptionBuilder.float_operation()
-        return tf.compat.v1.profiler.profile(graph, options={**counting, "output": "none"}).total_float_ops
-
-    model = Model(NetworkConfig("cifar10", filters=16), jit=True)  # otherwise it leaves out what is multiplied by padding
-    expected = 6 * profiled(model.generator, 1) + 10 * profiled(model.discriminator, 1, 3)
-    assert flops_per_image(model) == pytest.approx(expected, rel=0.005)  # theirs count biases, too
+    result = cli("main.py", "--mode", "export", "--checkpoints-path", checkpoint, "--output", tmp_path)
+    assert result.code == 0 and {path.name for path in tmp_path.iterdir()} == {"saved_model", "model.onnx"}
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    check(src.load(checkpoint, "float32"), lambda batch: session.run(None, {"images": batch})[0])
 
 
-def test_a_folder_that_cannot_be_written(tmp_path):
+def test_missing_packages_are_told_before_anything_is_written(cli, monkeypatch, tmp_path):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    result = cli("export.py", "--dataset", "cifar10", "--output", tmp_path / "out")
+    assert result.code == 2 and "requirements-export.txt" in result.stderr and "tf2onnx" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_export_replaces_another_only_if_told_to(cli, tmp_path):
+    (tmp_path / "saved_model").mkdir()
+    (tmp_path / "saved_model" / "mine").write_text("")
+    command = ["export.py", "--dataset", "cifar10", "--output", tmp_path, "--onnx", "False"]
+    result = cli(*command)
+    assert result.code == 2 and "--overwrite True" in result.stderr and (tmp_path / "saved_model" / "mine").exists()
+    assert cli(*command, "--overwrite", "True").code == 0 and not (tmp_path / "saved_model" / "mine").exists()
+
+
+def test_what_gives_other_colors_is_not_written(cli, monkeypatch, tmp_path):
+    monkeypatch.setattr("src.networks.moving_statistics", lambda norm, x: -x)  # the export looks it up, a Model's own is traced
+    monkeypatch.setattr(Model, "inference_statistics", property(lambda model: moving_statistics))
+    result = cli("export.py", "--dataset", "cifar10", "--output", tmp_path, "--onnx", "False")
+    assert result.code == 2 and "differ" in result.stderr and not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_written(cli, tmp_path):
     (tmp_path / "file").write_text("")
-    program = Path(export_step.__file__)
-    result = subprocess.run([sys.executable, program, tmp_path / "file" / "folder"], capture_output=True, text=True, timeout=60)
-    assert result.returncode == 2 and "file/folder: cannot be written" in result.stderr and "Traceback" not in result.stderr
+    result = cli("export.py", "--dataset", "cifar10", "--output", tmp_path / "file" / "out", "--onnx", "False")
+    assert result.code == 2 and "cannot be written" in result.stderr
+
+
+def test_output_must_be_given(cli):
+    assert "--output" in cli("export.py", "--dataset", "cifar10").stderr

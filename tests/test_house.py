@@ -12,8 +12,9 @@ ROWS = [
     ["data", "networks", "metrics", "logs", "devices"],
     ["model"],
     ["checkpoints"],
-    ["training", "evaluation", "colorization", "turing"],
+    ["training", "evaluation", "colorization", "turing", "export"],
 ]
+DEFERRED = [("model", "colorization")]  # inside a method only: Model.colorize_photo, for who works from Python
 ORDER = [room for row in ROWS for room in row]
 WITHOUT_TENSORFLOW = ("errors", "files", "options", "data")  # what --help imports
 PIPELINE = SRC / "data" / "pipeline.py"
@@ -24,7 +25,7 @@ def room(path):
 
 
 def imports(path):
-    """Rooms that are imported, and the names of all modules imported at top level."""
+    """Rooms that are imported, but for DEFERRED inside functions, and the names of all modules imported at top level."""
     tree = ast.parse(path.read_text())
     ours, top = [], set()
     for node in ast.walk(tree):
@@ -33,7 +34,8 @@ def imports(path):
             names = [f"src.{alias.name}" for alias in node.names] if node.module == "src" else [node.module]
         elif isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
-        ours += [name.split(".")[1] for name in names if name.startswith("src.")]
+        found = [name.split(".")[1] for name in names if name.startswith("src.")]
+        ours += [other for other in found if node in tree.body or (room(path), other) not in DEFERRED]
         if node in tree.body:
             top |= {name.split(".")[0] if name != "src.backend" else "tensorflow" for name in names}
     return ours, top

@@ -4,10 +4,10 @@ Both are TensorFlow's tensor bundles, PREFIX.index and PREFIX.data-*, of plain t
 also hold `record`, a JSON text that tells how to build the networks again. Nothing in them is ever executed.
 """
 
-from src.checkpoints.inference import load, load_for_inference
+from src.checkpoints.inference import load, load_for_inference, load_newest
 from src.checkpoints.reading import Checkpoint, Unreadable, describe, read, restore, shapes
 from src.checkpoints.runs import RunFolder, candidates, first_readable
 from src.checkpoints.writing import save, save_generator
 
 __all__ = ["Checkpoint", "RunFolder", "Unreadable", "candidates", "describe", "first_readable", "load", "load_for_inference",
-           "read", "restore", "save", "save_generator", "shapes"]
+           "load_newest", "read", "restore", "save", "save_generator", "shapes"]

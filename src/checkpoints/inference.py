@@ -1,6 +1,7 @@
 """Opening a checkpoint for evaluation and use."""
 
 import dataclasses
+import re
 from pathlib import Path
 
 from src import devices
@@ -30,6 +31,31 @@ def load(prefix, precision="float32", averaged=True, **changes):
     restore(model, prefix, averaged=averaged and checkpoint.averaged)
     model.step.assign(checkpoint.step)
     return model, checkpoint
+
+
+def load_newest(path, **changes):
+    """Opens a checkpoint by its prefix or, of a folder, the newest readable one, whatever its run's name; if there is none, the
+    published generator there. `changes`: as for `load`.
+
+    Returns: (Model, Checkpoint). InputError if there is none, or several runs, of which one cannot tell which is meant.
+    """
+    path = Path(path)
+
+    def find():
+        if Path(f"{path}.index").is_file():
+            return [path]
+        runs = {match[1] for file in path.glob("*.index") if (match := re.fullmatch(r"(.+_.+?)(-\d+)?", file.stem))}
+        if len(runs) > 1:
+            raise InputError(f"{path}: checkpoints of several runs ({', '.join(sorted(runs))}); give the prefix of one, such "
+                             f"as {candidates(path, *min(runs).rsplit('_', 1))[0]}")
+        found = candidates(path, *runs.pop().rsplit("_", 1)) if runs else []
+        return found or [path / PUBLISHED] * (path / f"{PUBLISHED}.index").is_file()
+
+    opened = first_readable(find, lambda prefix: load(prefix, **changes))
+    if not opened:
+        raise InputError(f"{path}: no checkpoint here; name a folder with checkpoints or the prefix of one, such as "
+                         "checkpoints/cifar10/pretrained")
+    return opened
 
 
 def load_for_inference(options):

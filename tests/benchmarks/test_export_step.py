@@ -1,0 +1,101 @@
+"""The exported training iteration: what is in the files fits together and is the model's own."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import export_step
+from src import losses, networks
+from src.model import Model
+from src.networks import NetworkConfig
+
+
+@pytest.fixture(scope="module", params=["float32", "float16"])
+def exported(request, tmp_path_factory):
+    """The files of a tiny model, read again, and such a model."""
+    folder = tmp_path_factory.mktemp("export")
+    export_step.main([str(folder), "--precision", request.param, "--batch-size", "2", "--filters", "4", "--seed", "3"])
+    with np.load(folder / "state.npz") as stored:
+        state = [stored[name] for name in sorted(stored.files)]
+    model = Model(NetworkConfig("cifar10", filters=4), precision=request.param, seed=3)
+    model.prepare_training()
+    return (folder / "step.mlir").read_text(), state, json.loads((folder / "meta.json").read_text()), model
+
+
+def test_arguments_and_outputs_are_those_of_the_program(exported):
+    program, state, meta, _ = exported
+    signature = next(line for line in program.splitlines() if "@main(" in line)
+    arguments, outputs = ([*re.findall(r"tensor<([^>]*)>", part)] for part in signature.split("->"))
+    kinds = {"float32": "f32", "int64": "i64", "int32": "i32", "bool": "i1"}
+    types = ["x".join([*map(str, values.shape), kinds[str(values.dtype)]]) for values in state]
+    assert arguments == ["2x32x32x3xui8", *types]
+    assert outputs == ["f32"] * len(meta["results"]) + [types[index] for index in meta["updates"]]
+    assert {"dis_loss", "gen_loss_l1", "accuracy"} < set(meta["results"]) and meta["results"] == sorted(meta["results"])
+
+
+def test_the_state_is_the_models_and_all_that_learns_is_updated(exported):
+    _, state, meta, model = exported
+    expected = model.state()
+    assert set(meta["state"]) == set(expected) and len(state) == len(expected)
+    for name, values in zip(meta["state"], state):
+        np.testing.assert_array_equal(values, expected[name].numpy(), err_msg=name)
+    assert len(set(meta["updates"])) == len(meta["updates"])
+    assert {meta["state"][index] for index in meta["updates"]} == set(expected)  # each of them changes in an iteration
+
+
+def test_repeated_weights_are_small_and_the_reference_starts_from_them(tmp_path, monkeypatch):
+    compiled, prepare = [], Model.prepare_training
+
+    def prepare_uncompiled(model, **settings):  # XLA takes half a minute, and computes the same
+        compiled.append(model.jit)
+        model.jit = False
+        prepare(model, **settings)
+
+    monkeypatch.setattr(Model, "prepare_training", prepare_uncompiled)
+    export_step.main([str(tmp_path), "--batch-size", "2", "--filters", "8", "--repeat-weights", "--reference", "2"])
+    meta, reference = (json.loads((tmp_path / name).read_text()) for name in ("meta.json", "reference.json"))
+    with np.load(tmp_path / "state.npz") as stored:
+        kernel = stored[f"a{meta['state'].index('gen/conv4/kernel'):04d}"].ravel()
+        size = sum(values.nbytes for values in stored.values())
+    np.testing.assert_array_equal(kernel[export_step.BLOCK:2 * export_step.BLOCK], kernel[:export_step.BLOCK])
+    assert (tmp_path / "state.npz").stat().st_size < size / 10
+    assert set(reference) == set(meta["results"]) and all(len(values) == 2 for values in reference.values())
+    assert reference["dis_loss"][0] != reference["dis_loss"][1] and np.isfinite(list(reference.values())).all()
+
+    assert compiled == [True]
+
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
+    model = Model(NetworkConfig("cifar10", filters=8), seed=1)
+    for variable in model.discriminator.trainable_variables:
+        export_step.repeat(variable)
+    logits = model.discriminator(*model.inputs(model.mirrored(images)), normalize=networks.batch_statistics)
+    loss = np.mean(losses.cross_entropy(logits, 1.0))
+    assert loss == pytest.approx(reference["dis_loss_real"][0], rel=1e-5)
+
+
+def test_operations_are_counted_as_tensorflow_counts_them():
+    import tensorflow as tf
+
+    from benchmarks.flops import flops_per_image
+
+    def profiled(network, *channels):
+        specs = [tf.TensorSpec((1, 32, 32, n)) for n in channels]
+        graph = tf.function(lambda *inputs: network(*inputs), autograph=False).get_concrete_function(*specs).graph
+        counting = tf.compat.v1.profiler.ProfileOptionBuilder.float_operation()
+        return tf.compat.v1.profiler.profile(graph, options={**counting, "output": "none"}).total_float_ops
+
+    model = Model(NetworkConfig("cifar10", filters=16), jit=True)  # otherwise it leaves out what is multiplied by padding
+    expected = 6 * profiled(model.generator, 1) + 10 * profiled(model.discriminator, 1, 3)
+    assert flops_per_image(model) == pytest.approx(expected, rel=0.005)  # theirs count biases, too
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    program = Path(export_step.__file__)
+    result = subprocess.run([sys.executable, program, tmp_path / "file" / "folder"], capture_output=True, text=True, timeout=60)
+    assert result.returncode == 2 and "file/folder: cannot be written" in result.stderr and "Traceback" not in result.stderr

@@ -1,0 +1,34 @@
+"""docs/python.md: its lines run as they are printed."""
+
+import os
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from src.data import images
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def blocks():
+    return re.findall(r"```(python|bash)\n(.*?)```", (ROOT / "docs" / "python.md").read_text(), re.DOTALL)
+
+
+def test_the_lines_run_as_printed(blocks, cli, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    os.symlink(ROOT / "checkpoints", "checkpoints")
+    images.write("photo.jpg", np.random.default_rng(0).integers(0, 256, (50, 70, 3), np.uint8))
+    names = {}
+    for language, text in blocks:
+        if language == "bash":
+            words = shlex.split(text.splitlines()[-1])
+            assert words[:2] == ["python", "export.py"]
+            assert cli(*words[1:], "--onnx", "False").code == 0
+        elif "onnxruntime" not in text:
+            exec(text, names)
+    assert names["rgb"].shape == (16, 32, 32, 3) and int(names["model"].step) == 20
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == [*map(str, range(1, 21))]
