@@ -299,5 +299,5 @@ def grid(rows, gap=2):
 
 def is_gray(rgb):
     """Whether R == G == B in every pixel of uint8 (H,W,3)."""
-    some, all = rgb[::16], rgb  # nearly every picture shows its color in the first few rows that are looked at
-    return not any((part[..., i] != part[..., i + 1]).any() for part in (some, all) for i in (0, 1))
+    # Nearly every picture shows its color in a few rows, which are looked at first.
+    return not any((part[..., i] != part[..., i + 1]).any() for part in (rgb[::16], rgb) for i in (0, 1))
