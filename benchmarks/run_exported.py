@@ -58,7 +58,7 @@ differences = []  # of each iteration, the largest of any loss
 for step in range(max([options.warmup, *map(len, reference.values())])):
     results = {name: float(value) for name, value in iterate().items()}
     print(f"{step + 1}: " + ", ".join(f"{name} {value:.6g}" for name, value in results.items()), flush=True)
-    losses = [name for name in reference if name != "accuracy" and step < len(reference[name])]  # it counts pixels
+    losses = [name for name in reference if name != "acc" and step < len(reference[name])]  # it counts pixels
     if losses:
         differences.append(float(np.max([abs(results[name] / reference[name][step] - 1) for name in losses])))
 began = time.perf_counter()

@@ -12,11 +12,11 @@ def cross_entropy(logits, target):
 def discriminator_loss(real_logits, fake_logits, label_smoothing=False):
     """Real images shall be called real (0.9 if smoothed, Salimans et al. 2016), fake ones fake.
 
-    Returns: dict of dis_loss = dis_loss_real + dis_loss_fake, each (N,).
+    Returns: dict of lossD = lossD_real + lossD_fake, each (N,).
     """
     real = cross_entropy(real_logits, 0.9 if label_smoothing else 1.0)
     fake = cross_entropy(fake_logits, 0.0)
-    return {"dis_loss": real + fake, "dis_loss_real": real, "dis_loss_fake": fake}
+    return {"lossD": real + fake, "lossD_real": real, "lossD_fake": fake}
 
 
 def l1_loss(color, fake):
@@ -27,8 +27,8 @@ def l1_loss(color, fake):
 def generator_loss(fake_logits, color, fake, l1_weight=100.0):
     """The non-saturating adversarial term plus the weighted L1 term (the paper's equation for G*).
 
-    Returns: dict of gen_loss = gen_loss_gan + gen_loss_l1, each (N,); gen_loss_l1 includes its weight.
+    Returns: dict of lossG = lossG_gan + lossG_l1, each (N,); lossG_l1 includes its weight.
     """
     gan = cross_entropy(fake_logits, 1.0)
     l1 = l1_weight * l1_loss(color, fake)
-    return {"gen_loss": gan + l1, "gen_loss_gan": gan, "gen_loss_l1": l1}
+    return {"lossG": gan + l1, "lossG_gan": gan, "lossG_l1": l1}

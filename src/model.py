@@ -150,7 +150,7 @@ class Model:
         Args: this replica's part of the batch, as `inputs` makes it:
             gray: (n, S, S, 1) in the gray range; target: colors (n, S, S, 3) in -1..1.
         Returns: dict of scalars, averaged over all replicas: the losses of losses.py, the discriminator's before its
-            update and the generator's before its second, and the accuracy in percent.
+            update and the generator's before its second, and `acc`, the accuracy in percent.
         """
         replica = tf.distribute.get_replica_context()
         first, second = (tf.stack([self.seed + tf.cast(replica.replica_id_in_sync_group, tf.int64), 8 * self.step + draw])
@@ -166,27 +166,27 @@ class Model:
                 real_logits = self.discriminator(gray, target, normalize=recording(of_discriminator))
                 fake_logits = self.discriminator(gray, fake, normalize=recording(of_discriminator))
                 dis = _mean(losses.discriminator_loss(real_logits, fake_logits, self.label_smoothing))
-                dis_loss = self._scaled(dis["dis_loss"], "dis")
+                dis_loss = self._scaled(dis["lossD"], "dis")
             with tape.stop_recording():
                 self._update(self.discriminator, discriminator_tape, dis_loss)
                 self.step.assign_add(1)
             # The generator has not changed since: its fake serves this update too.
             logits = self.discriminator(gray, fake, normalize=networks.batch_statistics)
             gen = _mean(losses.generator_loss(logits, target, fake, self.l1_weight))
-            gen_loss = self._scaled(gen["gen_loss"], "gen")
+            gen_loss = self._scaled(gen["lossG"], "gen")
         self._update(self.generator, tape, gen_loss)
 
         with tf.GradientTape() as tape:
             fake = self.generator(gray, normalize=recording(of_generator), dropout_seed=second)
             logits = self.discriminator(gray, fake, normalize=networks.batch_statistics)
             gen = _mean(losses.generator_loss(logits, target, fake, self.l1_weight))
-            gen_loss = self._scaled(gen["gen_loss"], "gen")
+            gen_loss = self._scaled(gen["lossG"], "gen")
         self._update(self.generator, tape, gen_loss)
 
         for norm, mean, variance in of_generator + of_discriminator:
             norm.follow(mean, variance)
         accuracy = metrics.accuracy(self.to_lab(target), self.to_lab(fake), self.acc_thresh)
-        return replica.all_reduce("MEAN", {**dis, **gen, "accuracy": tf.reduce_mean(accuracy)})
+        return replica.all_reduce("MEAN", {**dis, **gen, "acc": tf.reduce_mean(accuracy)})
 
     def _scaled(self, loss, name):
         """The loss to differentiate: gradients are summed over replicas, and float16 needs them large."""
@@ -255,7 +255,7 @@ class Model:
     def evaluate(self, images, label_smoothing=False, l1_weight=100.0):
         """Colorizes RGB uint8 (N, H, W, 3) as at inference, H and W multiples of `stride`.
 
-        Returns: CIELAB output (N, H, W, 3), and a dict of every loss (N,): without a discriminator only gen_loss_l1.
+        Returns: CIELAB output (N, H, W, 3), and a dict of every loss (N,): without a discriminator only lossG_l1.
         """
         _check("images", images, "uint8", (3,), self.stride)
         return self._compiled_evaluate(images, label_smoothing, l1_weight)
@@ -264,7 +264,7 @@ class Model:
         gray, target = self.inputs(images)
         fake = self.inference_generator(gray, normalize=self.inference_statistics)
         if self.discriminator is None:
-            return self.to_lab(fake), {"gen_loss_l1": l1_weight * losses.l1_loss(target, fake)}
+            return self.to_lab(fake), {"lossG_l1": l1_weight * losses.l1_loss(target, fake)}
         real_logits = self.discriminator(gray, target, normalize=self.inference_statistics)
         fake_logits = self.discriminator(gray, fake, normalize=self.inference_statistics)
         return self.to_lab(fake), {**losses.discriminator_loss(real_logits, fake_logits, label_smoothing),

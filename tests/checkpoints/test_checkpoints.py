@@ -67,7 +67,7 @@ def test_the_originals_checkpoint(tmp_path, where, optimizers):
 def test_without_a_discriminator_and_with_the_patch_one(tmp_path):
     original(tmp_path / "a" / "CGAN_cifar10", discriminator=None)
     loaded, _ = opened(tmp_path / "a")
-    assert loaded.discriminator is None and set(loaded.evaluate(IMAGES)[1]) == {"gen_loss_l1"}
+    assert loaded.discriminator is None and set(loaded.evaluate(IMAGES)[1]) == {"lossG_l1"}
     for kind in ("deep", "patch"):
         original(tmp_path / kind / "CGAN_places365", "places365", discriminator=kind)
         assert opened(tmp_path / kind, "places365")[0].config.discriminator == kind
