@@ -1,36 +1,46 @@
-"""A run's logs: log_train.dat and log_test.dat, TensorBoard's files beside them, and the learning curves drawn from them."""
+"""A run's logs: log_train.dat and log_test.dat, TensorBoard's files, and the learning curves."""
 
 import contextlib
+import math
+import os
 from pathlib import Path
 
 import numpy as np
 
 from src import files
 
-# The original's columns, and what the losses are called here.
-COLUMNS = {"lossD": "dis_loss", "lossD_fake": "dis_loss_fake", "lossD_real": "dis_loss_real", "lossG": "gen_loss",
-           "lossG_l1": "gen_loss_l1", "lossG_gan": "gen_loss_gan", "acc": "accuracy"}
-HEADER = f"# epoch step {' '.join(COLUMNS)}"
-
 
 class Log:
-    """Writes the scalars and pictures of one split, "train" or "test", of a run that goes on behind `step`."""
+    """Writes the scalars and pictures of one split, "train" or "test", of a run that goes on behind `step`.
+
+    The columns are the names of the values; a log that is there keeps its own, and gains those that it has not.
+    """
 
     def __init__(self, folder, split, step):
         from src.backend import tf  # here, so that reading and drawing need none
 
         self.path, self.split, self.tf = Path(folder) / f"log_{split}.dat", split, tf
-        lines = self.path.read_text().splitlines() if self.path.exists() else []
-        kept = [line for line in lines if not line.startswith("#") and _step(line) <= step]  # what follows is redone
-        with files.atomic_write(self.path) as part:
-            part.write_text("\n".join([HEADER, *kept, ""]))
+        self.columns, lines, unreadable = _lines(self.path)
+        if unreadable:
+            print(f"{self.path}: unreadable lines, {unreadable:,} of {unreadable + len(lines):,}, are dropped", flush=True)
+        if self.path.exists():
+            self._write([line for line in lines if int(line.split()[1]) <= step])  # what follows is redone
         with self._written():
-            self.writer = tf.summary.create_file_writer(str(Path(folder) / "tensorboard" / split))
+            self.writer = tf.summary.create_file_writer(os.fsencode(Path(folder) / "tensorboard" / split))
+
+    def _write(self, lines):
+        with files.atomic_write(self.path) as part:
+            part.write_text("\n".join([" ".join(["#", *self.columns]), *lines, ""]))
 
     def scalars(self, epoch, step, values):
-        """Appends a line: values by the names of losses.py, and accuracy in percent."""
+        """Appends a line. values: floats by the names of losses.py, and `acc`, the accuracy in percent."""
+        if new := [name for name in values if name not in self.columns]:
+            lines = [line + " nan" * len(new) for line in _lines(self.path)[1]]
+            self.columns = [*self.columns, *new]
+            self._write(lines)
+        row = [f"{values.get(name, math.nan):.6g}" for name in self.columns[2:]]
         with open(self.path, "a") as file:
-            file.write(f"{epoch} {step} {' '.join(f'{values[name]:.6g}' for name in COLUMNS.values())}\n")
+            file.write(f"{epoch} {step} {' '.join(row)}\n")
         with self._written(), self.writer.as_default(step):  # which flushes
             for name, value in values.items():
                 self.tf.summary.scalar(name, value)
@@ -49,21 +59,36 @@ class Log:
             raise OSError(None, str(error).split("; ")[-1].split("\n")[0], str(self.path.parent / "tensorboard")) from error
 
 
-def _step(line):
-    try:
-        return int(line.split()[1])
-    except (IndexError, ValueError):
-        return float("inf")  # a line cut short by a crash
+def _lines(path):
+    """A log's columns, the first two of which are epoch and step, its lines, and how many of its lines are no such ones: a
+    crash may cut a line short, and people edit logs."""
+    columns, found, unreadable = ["epoch", "step"], [], 0
+    for line in path.read_text(errors="replace").split("\n") if path.exists() else ():
+        if line.startswith("# epoch step"):
+            columns = line[2:].split()
+        elif line:
+            try:
+                numbers = [int(word) for word in line.split()[:2]] + [float(word) for word in line.split()[2:]]
+            except ValueError:
+                numbers = []
+            found += [line] * (good := len(numbers) == len(columns) > 2)
+            unreadable += not good
+    return columns, found, unreadable
 
 
 def read(folder, split):
     """Returns a dict of column name -> float array of a split's log; empty arrays if there is none."""
-    path = Path(folder) / f"log_{split}.dat"
-    lines = path.read_text().splitlines() if path.exists() else []
-    rows = [line.split() for line in lines if not line.startswith("#")]
-    rows = [row for row in rows if len(row) == 2 + len(COLUMNS)]
-    table = np.array(rows, float).reshape(-1, 2 + len(COLUMNS))
-    return dict(zip(["epoch", "step", *COLUMNS], table.T))
+    columns, lines, _ = _lines(Path(folder) / f"log_{split}.dat")
+    return dict(zip(columns, np.array([line.split() for line in lines], float).reshape(-1, len(columns)).T))
+
+
+def _panels(columns):
+    """The columns to draw: those of one panel together, the discriminator's parts; without sums of others."""
+    panels = {}
+    for name in columns:
+        if not any(other.startswith(f"{name}_") for other in columns):
+            panels.setdefault("lossD" if name.startswith("lossD_") else name, []).append(name)
+    return list(panels.values())
 
 
 def draw(folder, window, path):
@@ -71,19 +96,17 @@ def draw(folder, window, path):
     from matplotlib.figure import Figure  # not pyplot: that wants a display
 
     train, test = read(folder, "train"), read(folder, "test")
-    figure = Figure(figsize=(12, 3.4), layout="constrained")
-    panels = {"Discriminator's loss": ["lossD_real", "lossD_fake"], "Generator's adversarial loss": ["lossG_gan"],
-              "Generator's L1 loss, weighted": ["lossG_l1"], "Accuracy, %": ["acc"]}
-    for axes, (title, columns) in zip(figure.subplots(1, len(panels)), panels.items()):
+    panels = _panels(list(dict.fromkeys([*train, *test]))[2:]) or [["acc"]]
+    figure = Figure(figsize=(3 * len(panels), 3.4), layout="constrained")
+    for axes, columns in zip(np.ravel(figure.subplots(1, len(panels))), panels):
         for i, column in enumerate(columns):
-            label = {"lossD_real": "real, ", "lossD_fake": "fake, "}.get(column, "")
             width = max(1, min(window, len(train["step"]) // 4))  # a short run's curve shall still be one
-            if len(train["step"]):
+            if len(train["step"]) and column in train:
                 smooth = np.convolve(train[column], np.ones(width) / width, "valid")
-                axes.plot(train["step"][width - 1:], smooth, color=f"C{2 * i}", label=f"{label}training")
-            if len(test["step"]):
-                axes.plot(test["step"], test[column], "o-", color=f"C{2 * i + 1}", markersize=3, label=f"{label}test")
-        axes.set(title=title, xlabel="iteration")
+                axes.plot(train["step"][width - 1:], smooth, color=f"C{2 * i}", label=f"{column}, training")
+            if len(test["step"]) and column in test:
+                axes.plot(test["step"], test[column], "o-", color=f"C{2 * i + 1}", markersize=3, label=f"{column}, test")
+        axes.set(title=", ".join(columns), xlabel="iteration")
         axes.spines[["top", "right"]].set_visible(False)
         if axes.lines:
             axes.legend(frameon=False, fontsize="small")

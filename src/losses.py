@@ -1,4 +1,7 @@
-"""The two losses of the conditional GAN (Nazeri et al. 2018, section 2): pure functions, one value an image."""
+"""The two losses of the conditional GAN (Nazeri et al. 2018, section 2): pure functions, one value an image.
+
+Their names are those of the original's logs, in its order; checkpoints/README.md says what each is.
+"""
 
 from src.backend import tf
 
@@ -16,7 +19,7 @@ def discriminator_loss(real_logits, fake_logits, label_smoothing=False):
     """
     real = cross_entropy(real_logits, 0.9 if label_smoothing else 1.0)
     fake = cross_entropy(fake_logits, 0.0)
-    return {"lossD": real + fake, "lossD_real": real, "lossD_fake": fake}
+    return {"lossD": real + fake, "lossD_fake": fake, "lossD_real": real}
 
 
 def l1_loss(color, fake):
@@ -31,4 +34,4 @@ def generator_loss(fake_logits, color, fake, l1_weight=100.0):
     """
     gan = cross_entropy(fake_logits, 1.0)
     l1 = l1_weight * l1_loss(color, fake)
-    return {"lossG": gan + l1, "lossG_gan": gan, "lossG_l1": l1}
+    return {"lossG": gan + l1, "lossG_l1": l1, "lossG_gan": gan}

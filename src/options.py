@@ -77,6 +77,12 @@ def file_name(text):
     return text
 
 
+def path(text):
+    if not text or "\0" in text:
+        raise argparse.ArgumentTypeError(f"{text!r} is no path")
+    return Path(text)
+
+
 boolean.metavar, boolean_or_auto.metavar, gpu_ids.metavar, file_name.metavar = "True|False", "auto|True|False", "IDS", "NAME"
 count, positive_count = number(int, 0), number(int, 1)
 positive, fraction = number(float, 0, above=True), number(float, 0, 1)
@@ -86,8 +92,8 @@ OPTIONS = (
     ("seed", 0, number(int, 0, 2**31 - 1), EVERY, "of everything random; 0: draw one and record it"),
     ("name", "CGAN", file_name, EVERY, "first part of the checkpoints' names"),
     ("dataset", "places365", str, EVERY, "the images, and with them the networks"),
-    ("dataset-path", "./dataset", Path, EVERY, "folder of the dataset; ./dataset becomes ./dataset/<dataset>"),
-    ("checkpoints-path", "./checkpoints", Path, EVERY,
+    ("dataset-path", "./dataset", path, EVERY, "folder of the dataset; ./dataset becomes ./dataset/<dataset>"),
+    ("checkpoints-path", "./checkpoints", path, EVERY,
      "folder of checkpoints; becomes <folder>/<dataset>. Except for training also that one, or one checkpoint's prefix"),
     ("gpu-ids", "0", gpu_ids, EVERY, "GPUs, e.g. 0 or 0,1,2; -1: the CPU"),
     ("batch-size", 16, positive_count, EVERY, "images, over all devices"),
@@ -118,7 +124,7 @@ OPTIONS = (
     ("acc-thresh", 2.0, positive, TRAIN + EVALUATE, "accuracy threshold: L within 1x, a and b within 2.2x of it"),
     ("ema", 0.0, number(float, 0, 0.999999), TRAIN,
      "decay of a moving average of the generator's weights, for use instead of them (0.999 is usual); 0: none"),
-    ("start-from", None, Path, TRAIN,
+    ("start-from", None, path, TRAIN,
      "prefix of a checkpoint whose weights a new run starts from, such as checkpoints/places365/pretrained"),
     ("precision", {mode: "float32" if mode == "evaluate" else "auto" for mode in MODES},
      one_of("auto", "float32", "bfloat16", "float16"), TRAIN + EVALUATE + TURING + COLORIZE,
@@ -143,7 +149,7 @@ OPTIONS = (
     ("averaged", True, boolean, PREDICT, "use the moving average of the generator's weights (--ema), if there is one"),
     ("calibrate", 0, count, EVALUATE, "training images from which to fill the normalization's moving statistics"),
     ("save-calibrated", False, boolean, EVALUATE, "save the calibrated networks as a checkpoint of ours"),
-    ("save-generator", None, Path, EVALUATE,
+    ("save-generator", None, path, EVALUATE,
      "prefix of a small checkpoint to pass on: the generator alone, its kernels in 16 bits"),
 
     ("output", None, Path, EVALUATE, "folder of the report; None: evaluation/<checkpoint's name> next to the checkpoint"),
@@ -158,13 +164,13 @@ OPTIONS = (
     ("port", 0, number(int, 0, 65535), TURING, "of the web page, on 127.0.0.1; 0: a free one"),
     ("summary", False, boolean, TURING, "only print the result of the trials so far"),
 
-    ("test-input", None, Path, COLORIZE, "image files or folders to colorize"),
-    ("test-output", None, Path, COLORIZE, "folder for the results"),
+    ("test-input", None, path, COLORIZE, "image files or folders to colorize"),
+    ("test-output", None, path, COLORIZE, "folder for the results"),
     ("size", 0, count, COLORIZE, "pixels of the longer side that the network sees; 0: its training size"),
     ("lightness", "original", one_of("original", "network"), COLORIZE, "keep the photograph's, or take the network's"),
-    ("output", None, Path, EXPORT, "folder to export to"),
+    ("output", None, path, EXPORT, "folder to export to"),
     ("onnx", True, boolean, EXPORT, "write model.onnx as well (packages: requirements-export.txt)"),
-    ("overwrite", False, boolean, COLORIZE + EXPORT, "replace existing results"),
+    ("overwrite", False, boolean, EVALUATE + COLORIZE + EXPORT, "replace existing results, or the file of --save-generator"),
 )
 
 

@@ -27,7 +27,7 @@ def test_train_counts_iterations_and_tells_the_losses():
     model = Model(NetworkConfig("cifar10", filters=2), seed=1)
     steps = [(step, losses.keys()) for step, losses in model.train([IMAGES] * 3)]
     assert [step for step, _ in steps] == [1, 2, 3] and model.step == 3
-    assert {"dis_loss", "gen_loss", "gen_loss_l1", "accuracy"} <= steps[0][1]
+    assert {"lossD", "lossG", "lossG_l1", "acc"} <= steps[0][1]
     assert [step for step, _ in model.train([IMAGES])] == [4]  # it goes on
     batches = pipeline.training_batches(open_dataset("demo", "", "train"), batch_size=4, seed=1).take(2)
     steps = [(step, float(losses["gen_loss"])) for step, losses in model.train(batches)]

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 from src import devices
+from src.backend import tf
 from src.checkpoints.reading import describe, restore
 from src.checkpoints.runs import candidates, first_readable
 from src.errors import InputError
@@ -13,11 +14,12 @@ from src.model import Model
 PUBLISHED = "pretrained"  # the name of a generator that comes with this repository: training, which saves others, ignores it
 
 
-def load(prefix, precision="float32", averaged=True, **changes):
+def load(prefix, precision="float32", averaged=True, batch_size=1, **changes):
     """Opens one checkpoint, PREFIX.index and PREFIX.data-*, ours or the original's, for inference.
 
     Args:
         precision: of the arithmetic, as of Model.
+        batch_size: of images to be colorized at a time; InputError if the machine's memory is certainly too small for it.
         averaged: take the moving average of the generator's weights if the checkpoint has one.
         changes: fields of NetworkConfig to override; None means as in the checkpoint. An original's color space, which
             it does not tell, is "lab" unless given.
@@ -27,6 +29,7 @@ def load(prefix, precision="float32", averaged=True, **changes):
     if "color_space" in checkpoint.record:
         changes.pop("color_space", None)
     config = dataclasses.replace(checkpoint.config, **{name: value for name, value in changes.items() if value})
+    config.check_memory(batch_size, training=False, on_gpu=bool(tf.config.get_visible_devices("GPU")))
     model = Model(config, precision)
     restore(model, prefix, averaged=averaged and checkpoint.averaged)
     model.step.assign(checkpoint.step)
@@ -78,7 +81,7 @@ def load_for_inference(options):
         path /= PUBLISHED
     changes = {name: getattr(options, name, None) for name in ("color_space", "normalization", "image_size")}
     precision = devices.precision(options.precision, inference=True)
-    opened = first_readable(find, lambda prefix: load(prefix, precision, options.averaged, **changes))
+    opened = first_readable(find, lambda prefix: load(prefix, precision, options.averaged, options.batch_size, **changes))
     if not opened:
         raise InputError(f"{path}: no checkpoint {options.name}_{options.dataset} here; train one (python train.py --dataset "
                          f"{options.dataset}), or name another folder or prefix with --checkpoints-path")

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from src.checkpoints.reading import Unreadable
-from src.checkpoints.writing import save
+from src.checkpoints.writing import check_length, save
 from src.errors import InputError
 
 
@@ -63,10 +63,7 @@ class RunFolder:
             return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            longest = len(os.fsencode(f"{name}_{dataset}-{10 ** 9}.data-00000-of-00001"))
-            if longest > (most := os.pathconf(self.path, "PC_NAME_MAX")):
-                raise InputError(f"--name {name}: a checkpoint's file would have a name of {longest} bytes, and {self.path} "
-                                 f"takes {most}; give a shorter one")
+            check_length(self.path / f"{name}_{dataset}-{10 ** 9}")
             self.lock = open(self.path / ".lock", "ab+", buffering=0)  # noqa: SIM115  held as long as the process lives
             fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel drops it when its owner dies
             self.lock.truncate(0)

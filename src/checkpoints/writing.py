@@ -10,6 +10,7 @@ import numpy as np
 
 from src import files
 from src.backend import tf
+from src.errors import InputError
 
 
 def save(tensors, config, prefix, record=None):
@@ -38,16 +39,38 @@ def save(tensors, config, prefix, record=None):
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     with files.atomic_write(prefix.with_name("checkpoint")) as part:  # TensorFlow's own tools look into it
-        name = os.fsencode(prefix.name)
+        name = os.fsencode(prefix.name).decode("latin-1").encode("unicode_escape").replace(b'"', b'\\"')
         part.write_bytes(b'model_checkpoint_path: "%s"\nall_model_checkpoint_paths: "%s"\n' % (name, name))
 
 
-def save_generator(model, checkpoint, prefix):
+def check_prefix(prefix, overwrite):
+    """InputError unless a new checkpoint can be written to this prefix of a user's, or an old one may be replaced."""
+    prefix = Path(prefix)
+    if prefix.name.startswith(".") or not prefix.name:
+        raise InputError(f"{prefix} is no prefix of a checkpoint's files: their names begin with its last part, as in "
+                         "checkpoints/generator")
+    check_length(prefix)
+    if os.path.lexists(f"{prefix}.index") and not overwrite:
+        raise InputError(f"{prefix}.index is there already; choose another prefix, or replace it with --overwrite True")
+
+
+def check_length(prefix):
+    """InputError if a checkpoint's files there would have too long names. The folder must exist, or its parents do."""
+    longest = len(os.fsencode(f"{prefix.name}.data-00000-of-00001"))
+    folder = next(parent for parent in prefix.absolute().parents if parent.exists())
+    if longest > (most := os.pathconf(folder, "PC_NAME_MAX")):
+        raise InputError(f"{prefix}: a checkpoint's file would have a name of {longest} bytes, and {folder} takes {most}; "
+                         "give a shorter name")
+
+
+def save_generator(model, checkpoint, prefix, overwrite=False):
     """Writes a small checkpoint to pass on: the generator alone, its kernels in 16 bits, for evaluation and use.
 
     Args:
         model, checkpoint: of load_for_inference.
+        overwrite: whether it may replace another one; else that is an InputError.
     """
+    check_prefix(prefix, overwrite)
     tensors = {name: variable.numpy().astype(np.float16) if len(variable.shape) == 4 else variable
                for name, variable in model.state().items() if not name.startswith("dis/")}
     options = {name: value for name, value in checkpoint.record.get("options", {}).items() if not name.endswith("_path")}

@@ -75,6 +75,8 @@ def run(options):
 def _refuse_contradictions(options):
     if options.save_calibrated and not options.calibrate:
         raise InputError("--save-calibrated True: there is nothing to save without --calibrate N")
+    if options.save_generator:
+        checkpoints.check_prefix(options.save_generator, options.overwrite)  # better told now than after an hour
     for name in ("calibrate", "save_generator", "save_images") if options.results else ():
         if getattr(options, name):
             raise InputError(f"--{name.replace('_', '-')}: goes with a checkpoint, and --results {options.results} measures "
@@ -116,7 +118,7 @@ def _adapt(model, checkpoint, training, options, notes):
         calibrated = _calibrate(model, checkpoint, training, options, notes)
     if options.save_generator:
         try:
-            checkpoints.save_generator(model, checkpoint, options.save_generator)
+            checkpoints.save_generator(model, checkpoint, options.save_generator, options.overwrite)
         except (OSError, tf.errors.OpError) as error:
             raise InputError(f"--save-generator {options.save_generator}: cannot be written ({error})") from error
         notes.append(f"The generator is also {options.save_generator}; use it with --checkpoints-path.")

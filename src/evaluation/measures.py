@@ -5,7 +5,7 @@ import numpy as np
 from src import color, metrics
 from src.backend import tf
 
-LOSSES = ("dis_loss", "dis_loss_real", "dis_loss_fake", "gen_loss", "gen_loss_gan", "gen_loss_l1")
+LOSSES = ("lossD", "lossD_fake", "lossD_real", "lossG", "lossG_gan", "lossG_l1")
 RESAMPLES = 1000
 
 

@@ -1,6 +1,9 @@
 """The datasets' networks in numbers, and the one value that tells how to build a model's networks."""
 
+import contextlib
 import dataclasses
+import os
+from pathlib import Path
 from typing import NamedTuple
 
 from src.errors import InputError
@@ -65,6 +68,48 @@ class NetworkConfig:
     def architecture(self):
         return ARCHITECTURES[self.network]
 
+    def layers(self):
+        """Yields (variables, outputs) of each convolution of the networks to train: of the generator, then of the
+        discriminator. Outputs are of one image."""
+        def layer(before, width, kernel_size=self.kernel_size):
+            return kernel_size ** 2 * before * width, side * side * width
+
+        def scaled(width):
+            return width * self.filters // 64 or 1
+
+        side, channels = self.image_size, [1]
+        for width, stride in self.architecture.encoder:
+            side = -(-side // stride)
+            yield layer(channels[-1], scaled(width))
+            channels.append(scaled(width))
+        before = channels.pop()
+        for width in self.architecture.decoder:
+            side *= 2
+            yield layer(before, scaled(width))
+            before = scaled(width) + channels.pop()
+        yield layer(before, 3, 1)
+        side, before = self.image_size, 4
+        for width, stride in self.architecture.discriminators.get(self.discriminator, ()):
+            side = -(-side // stride)
+            yield layer(before, scaled(width))
+            before = scaled(width)
+
+    def check_memory(self, batch_size, training, on_gpu):
+        """InputError if the machine's memory is certainly too small, told before anything is allocated.
+
+        Counted are the weights, in training with their gradients and Adam's two slots, the images, and what the convolutions
+        return: training keeps all of it.
+        """
+        variables, outputs = zip(*self.layers())
+        weights = 4 * sum(variables) * (4 if training else 1)
+        images = 3 * batch_size * self.image_size ** 2
+        # A GPU has memory of its own; 16-bit arithmetic takes half.
+        maps = 0 if on_gpu else 2 * batch_size * (sum(outputs) if training else max(outputs))
+        if weights + images + maps > (there := _memory()):
+            raise InputError(f"--filters {self.filters}, --kernel-size {self.kernel_size}, --image-size {self.image_size} and "
+                             f"--batch-size {batch_size} need at least {(weights + images + maps) // 10 ** 9:,} GB of memory, "
+                             f"and there are {there // 10 ** 9:,}: take smaller ones")
+
     @classmethod
     def from_record(cls, record):
         """The config in a checkpoint's record, a dict. ValueError, TypeError or LookupError if it describes none of ours."""
@@ -77,3 +122,11 @@ class NetworkConfig:
                 and values["discriminator"] in (None, *architecture.discriminators)):
             raise ValueError("it does not describe networks of ours")
         return cls(**values)
+
+
+def _memory():
+    """The bytes of memory that this process may use: the machine's, or its container's."""
+    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    with contextlib.suppress(OSError, ValueError):  # "max" is no number
+        there = min(there, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return there

@@ -44,6 +44,7 @@ def _train(options, strategy):
     network = options.network if options.network != "auto" else dataset.network or suited(dataset.size)
     config = NetworkConfig(network, options.color_space, options.gray_range, options.kernel_size, options.filters,
                            dataset.size, normalization=options.normalization)
+    config.check_memory(options.batch_size, training=True, on_gpu=bool(tf.config.get_visible_devices("GPU")))
     identity = resuming.identity(config, options.dataset, dataset)
     folder = checkpoints.RunFolder(options.checkpoints_path, options.name, options.dataset, options.keep, write=chief)
     before = chief and checkpoints.first_readable(folder.checkpoints, checkpoints.describe)
@@ -62,9 +63,9 @@ def _train(options, strategy):
     if chief and not newest and options.start_from:
         resuming.start_from(model, options.start_from)
     state = _shared_state(model, resuming.images_seen(newest), options, len(dataset))
-    state.unfinished = bool(newest and newest.record.get("unfinished"))
-    print(f"{options.dataset}: {len(dataset):,} training images, {options.epochs} epochs of batches of {options.batch_size}: "
-          f"{state.total:,} iterations, on {devices.describe(strategy)} in {model.precision}, seed {options.seed}.", flush=True)
+    state.unfinished = list(newest.record.get("unfinished") or ()) if newest else []
+    print(f"{options.dataset}: training images {len(dataset):,}, epochs {options.epochs}, batch size {options.batch_size}, "
+          f"iterations {state.total:,}, on {devices.describe(strategy)} in {model.precision}, seed {options.seed}.", flush=True)
     if state.done and not state.unfinished:
         print(f"This run is finished: {newest.prefix} has seen all {state.images_seen:,} images. More --epochs would go on; "
               "another --checkpoints-path or --name starts afresh.")
@@ -88,7 +89,7 @@ def _open_datasets(options, strategy):
     dataset = open_dataset(options.dataset, options.dataset_path, "train", options.download, options.image_size,
                            options.test_share)
     if dataset.left_out:
-        print(f"{options.dataset}: {dataset.left_out:,} training images have no color and are left out.")
+        print(f"{options.dataset}: training images without color, {dataset.left_out:,}, are left out.")
     if not len(dataset):
         raise InputError(f"{options.dataset_path}: no training image has any color")
     if not (options.validate or options.sample):
@@ -125,7 +126,8 @@ def _loop(options, model, dataset, tests, folder, state, record):
         batches = _batches(model, dataset, options, state, unusable, signals)
         for step, losses in model.train(batches):
             state.advance(step, losses)
-            progress.on_iteration(state)
+            progress.on_iteration(state)  # which waits for the first iteration
+            signals.listen()
             with progress.paused():
                 for listener in heard:
                     listener.on_iteration(state)
@@ -139,13 +141,16 @@ def _listeners(options, model, tests, folder, state, record, unusable, signals, 
     def log(split):
         return logs.Log(folder.path, split, state.step) if options.log else None
 
+    def stopped():
+        return signals.received
+
     test_log, heard = log("test"), []
     if options.log:
         heard.append(listeners.TrainLog(log("train"), options.log_interval))
     if options.validate:
-        heard.append(listeners.Validation(model, tests, options, test_log, unusable, lambda: signals.received, say))
+        heard.append(listeners.Validation(model, tests, options, test_log, unusable, stopped, say))
     if options.sample:
-        heard.append(listeners.Samples(model, tests, options, folder.path / "samples", test_log, unusable))
+        heard.append(listeners.Samples(model, tests, options, folder.path / "samples", test_log, unusable, stopped))
     if options.visualize:
         heard.append(listeners.Curves(folder.path, options.visualize_window))
     if options.save:
@@ -170,10 +175,10 @@ def _conclude(options, folder, state, unusable, received):
         print(f"Stopped by {received.name} after iteration {state.step:,}; " + (
             "the same command goes on from there." if options.save else "nothing was saved (--save False)."))
         return 128 + received
-    print(f"Finished {state.total:,} iterations. Results are in {folder.path}" + (
+    print(f"Finished after iteration {state.total:,}. Results are in {folder.path}" + (
         f", pictures in {folder.path / 'samples'}." if options.sample else "."))
     if unusable:
-        print(f"{len(unusable):,} files were unusable: {unusable.log} names them.")
+        print(f"Unusable files: {len(unusable):,}; {unusable.log} names them.")
     return 0
 
 

@@ -14,7 +14,7 @@ from src.backend import tf
 from src.data import images, pipeline
 from src.errors import InputError
 
-NOT_SHOWN = ("dis_loss_real", "dis_loss_fake", "gen_loss")  # sums and parts that the terminal has no room for
+NOT_SHOWN = ("lossD_real", "lossD_fake", "lossG")  # parts and sums that the terminal has no room for
 
 
 class Listener:
@@ -59,7 +59,7 @@ class Progress(Listener):
 
     def show(self, state, values):
         losses = " ".join(f"{name} {value:.3g}" for name, value in values.items() if name not in NOT_SHOWN)
-        losses += f" ({len(self.unusable):,} files unusable)" if self.unusable else ""
+        losses += f" (unusable files {len(self.unusable):,})" if self.unusable else ""
         rate, left = "", ""
         if self.rate:
             rate = f"{self.rate * state.batch_size:.1f}"
@@ -122,7 +122,7 @@ class TrainLog(Listener):
 class Validation(Listener):
     """Measures the losses and the accuracy on the whole test set: for each image, averaged once.
 
-    It is broken off when `stopped()`; then the run that goes on from here does it first.
+    It is broken off when `stopped()`.
     """
 
     def __init__(self, model, tests, options, log, unusable, stopped, say):
@@ -130,8 +130,10 @@ class Validation(Listener):
         self.unusable, self.stopped, self.say = unusable, stopped, say
 
     def on_start(self, state):
-        if state.unfinished:
-            self.validate(state)
+        if "validation" in state.unfinished:
+            state.unfinished.remove("validation")
+            if not self.log or state.step not in logs.read(self.log.path.parent, "test")["step"]:
+                self.validate(state)
 
     def on_iteration(self, state):
         interval = self.options.validate_interval
@@ -142,10 +144,9 @@ class Validation(Listener):
         values = []
         for _, pixels in pipeline.test_batches(self.tests, self.options.batch_size, self.unusable):
             if self.stopped():
-                state.unfinished = True
+                state.unfinished.append("validation")
                 return
             values.append(self.measure(pixels))
-        state.unfinished = False
         if not values:
             print(f"WARNING: none of the {len(self.tests):,} test images can be read; there is nothing to validate on",
                   file=sys.stderr, flush=True)
@@ -161,29 +162,38 @@ class Validation(Listener):
         options = self.options
         lab, values = self.model.evaluate(pixels, options.label_smoothing, options.l1_weight)
         _, target = self.model.inputs(pixels)
-        values["accuracy"] = metrics.accuracy(self.model.to_lab(target), lab, options.acc_thresh)
+        values["acc"] = metrics.accuracy(self.model.to_lab(target), lab, options.acc_thresh)
         return {name: value.numpy() for name, value in values.items()}
 
 
 class Samples(Listener):
-    """Writes gray | original | colorized of test images that are evenly spread over the test set."""
+    """Writes gray | original | colorized of test images that are evenly spread over the test set.
 
-    def __init__(self, model, tests, options, folder, log, unusable):
-        self.model, self.tests, self.options = model, tests, options
-        self.folder, self.log, self.unusable = folder, log, unusable
+    It is broken off when `stopped()`.
+    """
+
+    def __init__(self, model, tests, options, folder, log, unusable, stopped):
+        self.model, self.tests, self.options, self.folder = model, tests, options, folder
+        self.log, self.unusable, self.stopped = log, unusable, stopped
+
+    def on_start(self, state):
+        if "samples" in state.unfinished:
+            state.unfinished.remove("samples")
+            self.sample(state)
 
     def on_iteration(self, state):
-        if state.due(self.options.sample_interval) and (originals := self.originals()):
-            self.write(np.stack(originals), state.step)
+        if state.due(self.options.sample_interval):
+            self.sample(state)
 
-    def originals(self):
-        found = []
+    def sample(self, state):
+        originals = []
         for index in np.linspace(0, len(self.tests) - 1, self.options.sample_size).astype(int):
-            try:
-                found.append(self.tests[index])
-            except images.ImageError as error:
-                self.unusable.add(self.tests.name(index), error)
-        return found
+            if self.stopped():
+                state.unfinished.append("samples")
+                return
+            originals.append(pipeline.read(self.tests, index, self.unusable))
+        if readable := [image for image in originals if image is not None]:
+            self.write(np.stack(readable), state.step)
 
     def write(self, originals, step):
         grays = np.repeat(np.round(color.luma(originals)).astype(np.uint8), 3, -1)

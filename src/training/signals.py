@@ -9,7 +9,10 @@ from src import devices
 
 class Signals:
     """SIGTERM and the first SIGINT (under Slurm also SIGUSR1) end the loop after the current iteration; of several workers,
-    one's end that of all, after the same iteration. A second SIGINT ends the process at once."""
+    one's end that of all, after the same iteration. A second SIGINT ends the process at once.
+
+    In the context, but before `listen`, each of them ends the process at once: there is nothing to save yet.
+    """
 
     EVERY = 10  # iterations between two times that several workers ask each other
 
@@ -25,11 +28,18 @@ class Signals:
             return True
         return False
 
+    def listen(self):
+        """To be called after the first iteration."""
+        for number in self.before:
+            if signal.getsignal(number) is signal.SIG_DFL:
+                signal.signal(number, self.receive)
+
     def __enter__(self):
         numbers = [signal.SIGTERM, signal.SIGINT] + ([signal.SIGUSR1] if "SLURM_JOB_ID" in os.environ else [])
         # Elsewhere than in the main thread Python admits no handlers.
         main = threading.current_thread() is threading.main_thread()
-        self.before = {number: signal.signal(number, self.receive) for number in numbers if main}
+        # Python's own handlers would wait for TensorFlow to compile.
+        self.before = {number: signal.signal(number, signal.SIG_DFL) for number in numbers if main}
         return self
 
     def receive(self, number, _):

@@ -1,7 +1,5 @@
 """Where a training run is."""
 
-import math
-
 
 class State:
     """A run's place, counted in iterations and in images, and the newest losses.
@@ -16,8 +14,9 @@ class State:
     def __init__(self, step, images_seen, batch_size, epochs, images_an_epoch):
         self.step, self.images_seen, self.batch_size = step, images_seen, batch_size
         self.epochs, self.images_an_epoch = epochs, images_an_epoch
-        self.total = step + max(0, math.ceil((epochs * images_an_epoch - images_seen) / batch_size))  # iterations
-        self.epoch_ends = self.unfinished = False  # unfinished: a validation that was due was broken off
+        self.total = step + max(0, -((images_seen - epochs * images_an_epoch) // batch_size))  # iterations, rounded up
+        self.epoch_ends = False
+        self.unfinished = []  # names of listeners that were broken off: the run that goes on from here does their work first
         self._losses, self._values = None, None
 
     @property

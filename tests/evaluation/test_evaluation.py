@@ -156,7 +156,7 @@ def test_per_image_csv_averages_to_the_report(demo):
         rows = list(csv.DictReader(file))
     tests = open_dataset("demo", "", "test")
     assert [row["image"] for row in rows] == [tests.name(i) for i in range(221)]
-    for column, value in (("mae", reported["metrics"]["mae"]), ("gen_loss", reported["metrics"]["gen_loss"]),
+    for column, value in (("mae", reported["metrics"]["mae"]), ("lossG", reported["metrics"]["lossG"]),
                           ("true_lightness/ssim", reported["metrics_true_lightness"]["ssim"]),
                           ("mean_chroma/psnr", reported["baselines"]["mean_chroma"]["psnr"])):
         assert np.mean([float(row[column]) for row in rows]) == pytest.approx(value, rel=1e-4)
@@ -236,7 +236,7 @@ def test_gray_and_broken_images_and_a_missing_discriminator(odd):
     result.stdout.encode()  # a terminal could show it
     assert list(reported["metrics"]) == MEASURES
     absent = {name for name, value in reported["metrics"].items() if value is None}
-    assert absent == set(measures.LOSSES) - {"gen_loss_l1"}
+    assert absent == set(measures.LOSSES) - {"lossG_l1"}
     assert all(reported["intervals"]["metrics"].get(name) is None for name in absent)
     assert reported["normalization"] == "batch" and reported["baselines"]["mean_chroma"] is None
     notes = " ".join(result.stdout.split())
@@ -347,10 +347,10 @@ def test_losses_of_a_part_of_the_images(second):
     assert "Losses: of a sample of 100 images." in printed
     with open(report / "per_image.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    measured = [float(row["dis_loss"]) for row in rows if row["dis_loss"]]
-    assert len(measured) == 100 and rows[0]["dis_loss"] and not rows[50]["dis_loss"] and all(row["mae"] for row in rows)
+    measured = [float(row["lossD"]) for row in rows if row["lossD"]]
+    assert len(measured) == 100 and rows[0]["lossD"] and not rows[50]["lossD"] and all(row["mae"] for row in rows)
     means = json.loads((report / "metrics.json").read_text())["metrics"]
-    assert means["dis_loss"] == pytest.approx(np.mean(measured), rel=1e-4)
+    assert means["lossD"] == pytest.approx(np.mean(measured), rel=1e-4)
 
 
 @pytest.fixture(scope="module")
