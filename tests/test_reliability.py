@@ -1,6 +1,9 @@
 """Failures provoked for real: killed processes, signals, full and read-only disks, folders of broken pictures."""
 
+import collections
 import dataclasses
+import errno
+import functools
 import os
 import random
 import shutil
@@ -17,13 +20,13 @@ import pytest
 from conftest import TINY, run
 from PIL import Image
 
-from src import checkpoints
+from src import checkpoints, files
 from src.data import open_dataset, pipeline, places365
 
 ROOT = Path(__file__).parent.parent
 # 21 iterations of tiny networks, each of them logged: enough for kills at different places, and soon over.
 LINE = ("--dataset", "demo", "--filters", "2", "--batch-size", "173", "--epochs", "1", "--seed", "5", "--deterministic", "True",
-        "--log-interval", "1", "--gpu-ids", "-1", "--validate", "False", "--sample", "False")
+        "--log-interval", "1", "--gpu-ids", "-1", "--validate-interval", "7", "--sample", "False")
 
 
 # Kills and signals
@@ -32,12 +35,12 @@ LINE = ("--dataset", "demo", "--filters", "2", "--batch-size", "173", "--epochs"
 class Training:
     """A train.py in a process of its own, whose lines are read as they come."""
 
-    def __init__(self, folder, *more, program=("train.py",), slurm=False):
-        environment = {key: value for key, value in os.environ.items() if key != "SLURM_JOB_ID"}
+    def __init__(self, folder, *more, program=("train.py",), slurm=False, environment=None):
+        inherited = {key: value for key, value in os.environ.items() if key != "SLURM_JOB_ID"}
         self.folder, self.lines = folder / "demo", []
         self.process = subprocess.Popen(
             [sys.executable, *program, *LINE, "--checkpoints-path", str(folder), *more], cwd=ROOT, text=True,
-            env={**environment, "PYTHONUNBUFFERED": "1", **({"SLURM_JOB_ID": "1"} if slurm else {})},
+            env={**inherited, **(environment or {}), "PYTHONUNBUFFERED": "1", **({"SLURM_JOB_ID": "1"} if slurm else {})},
             stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         self.errors = []
         self.reader = threading.Thread(target=lambda: self.errors.extend(self.process.stderr))
@@ -90,7 +93,8 @@ def same(folder, reference):
         return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if "tensorboard" not in str(path))
 
     assert left(folder) == left(reference)
-    assert (folder / "log_train.dat").read_text() == (reference / "log_train.dat").read_text()
+    for split in ("train", "test"):
+        assert (folder / f"log_{split}.dat").read_text() == (reference / f"log_{split}.dat").read_text()
     for picture in reference.glob("samples/*"):
         assert (folder / "samples" / picture.name).read_bytes() == picture.read_bytes()
     for prefix in checkpoints.candidates(reference, "CGAN", "demo"):
@@ -168,6 +172,37 @@ def interrupt_early(folder, number, word):
     return training.end(), newest(training.folder)
 
 
+SLOW_VALIDATION = """
+import sys, time
+import main
+from src.training import listeners
+measure = listeners.Validation.measure
+listeners.Validation.measure = lambda *arguments: (print("validating", flush=True), time.sleep(2), measure(*arguments))[2]
+sys.exit(main.main(sys.argv[1:], "train"))
+"""
+
+
+def interrupt_validation(folder):
+    """Stops a run in its first validation, and lets another process go on to the end. Returns exit code and Training."""
+    stopped = Training(folder, program=("-c", SLOW_VALIDATION))
+    stopped.until("validating")
+    stopped.send(signal.SIGTERM)
+    code = stopped.end()
+    going_on = Training(folder)
+    assert going_on.end() == 0
+    assert "test after iteration 7:" in "".join(going_on.lines)
+    return code, stopped
+
+
+def same_end(folder, reference):
+    """Asserts that a run, whose saves were others, has come to the same end: logs, and every bit of the last checkpoint."""
+    for split in ("train", "test"):
+        assert (folder / f"log_{split}.dat").read_text() == (reference / f"log_{split}.dat").read_text()
+    expected, found = (checkpoints.read(folder / "CGAN_demo-21") for folder in (reference, folder))
+    for name in expected.keys() - {"record"}:
+        np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+
+
 @pytest.fixture(scope="module")
 def histories(tmp_path_factory):
     """An uninterrupted run, a killed one and an interrupted one, two at a time, since each keeps one core busy."""
@@ -177,6 +212,7 @@ def histories(tmp_path_factory):
                "killed": pool.submit(kill_again_and_again, folder / "killed", 5, 1),
                "whole": pool.submit(lambda: Training(folder / "whole", "--save-interval", "1").end()),
                "stopped": pool.submit(interrupt_in_every_way, folder / "stopped"),
+               "validating": pool.submit(interrupt_validation, folder / "validating"),
                "import": pool.submit(interrupt_early, folder / "import", signal.SIGINT, None),
                "tracing": pool.submit(interrupt_early, folder / "tracing", signal.SIGTERM, "training images")}
 
@@ -199,10 +235,17 @@ def test_signals_save_and_stop_and_lose_nothing(histories):
     assert code == 130 and seconds < 5 and saved == seen["usr1"][2] and "the disk is slow" in lines
     assert histories["whole"].result() == 0
     stopped, whole = (histories["folder"] / name / "demo" for name in ("stopped", "whole"))
-    assert (stopped / "log_train.dat").read_text() == (whole / "log_train.dat").read_text()
-    expected, found = (checkpoints.read(folder / "CGAN_demo-21") for folder in (whole, stopped))
-    for name in expected.keys() - {"record"}:
-        np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+    same_end(stopped, whole)
+
+
+@pytest.mark.slow
+def test_a_signal_during_validation_saves_at_once_and_the_next_run_does_it(histories):
+    code, training = histories["validating"].result()
+    assert code == 143 and "Stopped by SIGTERM after iteration 7; the same command" in "".join(training.lines)
+    assert "test after" not in "".join(training.lines) and training.lines.count("validating\n") == 1  # of two batches
+    assert histories["whole"].result() == 0
+    folder = histories["folder"]
+    same_end(folder / "validating" / "demo", folder / "whole" / "demo")
 
 
 @pytest.mark.slow
@@ -224,6 +267,54 @@ def test_a_run_that_is_killed_a_hundred_times_ends_as_if_it_had_not_been(tmp_pat
     for folder in folders:
         same(folder, tmp_path / "whole" / "demo")
     print(f"{kills} kills survived, in {len(folders)} runs")
+
+
+def fail_again_and_again(folder, library, points, seed, *more):
+    """Starts a run anew, each time with another fault, until so many have been met and it has come to its end; other folders,
+    if the run is over before. Returns the folders and a list of what was met."""
+    chance, folders, seen = random.Random(seed), [], folder / "seen"
+    folder.mkdir()
+    seen.touch()
+
+    def met():
+        return seen.read_text().splitlines()
+
+    while not folders or len(met()) < points:
+        folders.append(folder / str(len(folders)))
+        code, saved = 2, 0
+        while code:
+            fault = {"LD_PRELOAD": str(library), "FAULT_FOLDER": str(folders[-1]), "FAULT_SEEN": str(seen),
+                     "FAULT_AT": str(int(2 ** chance.uniform(0, 7))),  # the start and several saves
+                     "FAULT_ERROR": str(chance.choice((0, errno.ENOSPC, errno.EIO)))}
+            if chance.random() < 0.5:
+                fault["FAULT_STAYS"] = "1"
+            before = met()
+            training = Training(folders[-1], "--save-interval", "1", *more, environment=fault if len(before) < points else {})
+            code = training.end()
+            what = (fault, met()[len(before):], training.errors)
+            assert code in (0, 2, -signal.SIGKILL), what
+            if code == 2:
+                assert len(training.errors) == 1 and training.errors[0].startswith("train.py: error: "), what
+            previous, saved = saved, newest(folders[-1] / "demo") if (folders[-1] / "demo").exists() else 0
+            assert saved >= max(previous, training.step - 1), what
+    return [one / "demo" for one in folders], met()
+
+
+@pytest.mark.torture
+def test_a_run_whose_file_system_fails_at_any_change_ends_as_if_it_had_not(tmp_path):
+    """Killed, without space, or with an input/output error, once or from then on, at changes of each kind."""
+    points = int(os.environ.get("TORTURE_FAULTS", 100))
+    more = ("--sample", "True", "--sample-size", "2", "--sample-interval", "5", "--visualize", "True")
+    library = tmp_path / "faults.so"
+    subprocess.run(["gcc", "-O1", "-shared", "-fPIC", "-o", library, Path(__file__).parent / "faults.c", "-ldl"], check=True)
+    with ThreadPoolExecutor(2) as pool:
+        runs = [pool.submit(fail_again_and_again, tmp_path / str(seed), library, -(-points // 2), seed, *more) for seed in (1, 2)]
+        results = [run.result() for run in runs]
+    assert Training(tmp_path / "whole", "--save-interval", "1", *more).end() == 0
+    for folder in (folder for folders, _ in results for folder in folders):
+        same(folder, tmp_path / "whole" / "demo")
+    met = [" ".join(line.split(" ")[:2]) for _, lines in results for line in lines]
+    print(f"{len(met)} faults survived: {dict(collections.Counter(met))}")
 
 
 # Disks
@@ -250,6 +341,10 @@ def readable(folder):
     """The names of the checkpoints in a run's folder, newest first; all of them are whole."""
     newest(folder)
     return [prefix.name for prefix in checkpoints.candidates(folder, "CGAN", "demo")]
+
+
+def readable_as(folder, dataset):
+    return [prefix.name for prefix in checkpoints.candidates(folder, "CGAN", dataset)]
 
 
 def refused(result, *words):
@@ -323,6 +418,146 @@ def test_leftovers_of_a_killed_run_are_cleared_and_nothing_else(tmp_path):
     checkpoints.RunFolder(tmp_path, "CGAN", "demo", keep=1)
     left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
     assert left == {".lock", *kept}
+
+
+# Streams, names and numbers
+
+
+def test_closed_streams_do_not_end_a_run(tmp_path):
+    line = " ".join([sys.executable, "-u", "train.py", *SMALL, "--epochs", "1", "--validate", "0", "--sample", "0"])
+    redirected = {"closed": "<&- >&- 2>&-", "gone": "2>&1 | head -c 1 > /dev/null"}
+    both = [subprocess.Popen(["bash", "-c", f"set -o pipefail; {line} --checkpoints-path {tmp_path / name} {how}"], cwd=ROOT)
+            for name, how in redirected.items()]
+    assert [process.wait() for process in both] == [0, 0]
+    for name in ("closed", "gone"):
+        assert readable(tmp_path / name / "demo") == ["CGAN_demo-2"]
+
+
+STRANGE = "a[b]*?\\{c}\udce9\n"  # what means something to a pattern, a byte that is no UTF-8, and a new line
+
+
+@pytest.mark.slow
+def test_every_name_that_the_file_system_takes_works(tmp_path, cli):
+    folder, name = tmp_path / f"in {STRANGE}", f"C{STRANGE}"
+    line = (*SMALL, "--checkpoints-path", folder, "--name", name, "--keep", "1", "--save-interval", "1")
+    assert (result := cli("train.py", *line, "--epochs", "1")).code == 0, result.stderr
+    for suffix in ("index", "data-00000-of-00001"):  # of another run, whose name the pattern would match
+        (folder / "demo" / f"Caab?{{c}}\udce9\n_demo-1.{suffix}").write_bytes(b"another's")
+    result = cli("train.py", *line, "--epochs", "2")
+    assert result.code == 0 and "Going on from" in result.stdout, result.stderr
+    assert sorted(path.name for path in (folder / "demo").glob("*.index")) == [f"C{STRANGE}_demo-4.index",
+                                                                               "Caab?{c}\udce9\n_demo-1.index"]
+    Image.fromarray(picture(1, 64)).save(tmp_path / "gray.png")
+    for more in (("test-eval.py", "--save-generator", folder / f"g{STRANGE}"),
+                 ("colorize.py", "--test-input", tmp_path / "gray.png", "--test-output", tmp_path / STRANGE)):
+        result = cli(more[0], "--dataset", "demo", "--checkpoints-path", folder, "--name", name, *more[1:])
+        assert result.code == 0, result.stderr
+    assert "gen/conv0/kernel" in checkpoints.read(folder / f"g{STRANGE}")
+
+
+@pytest.mark.parametrize("script", ["train.py", "test-eval.py", "test-turing.py", "colorize.py"])
+def test_paths_that_are_none_are_one_message(script, tmp_path, cli, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    more = {"colorize.py": ("--test-input", "file", "--test-output", "out"), "train.py": ("--sample", "0", "--validate", "0")}
+    paths = ["", "x" * 300, f"{'y/' * 3000}z", "file/below"]
+    for path in [*paths, *(["\udce9", ".", "/"] if script != "train.py" else [])]:  # there is no checkpoint there
+        result = cli(script, "--dataset", "demo", *more.get(script, ()), "--checkpoints-path", path)
+        assert result.code == 2 and result.stderr.count("\n") == 1 and len(result.stderr) < 20_000, (path, result.stderr)
+        assert result.stderr.startswith(f"{script}: error: "), result.stderr
+    result = cli(script, "--dataset", "demo", *more.get(script, ()), "--name", "n" * 300, "--checkpoints-path", tmp_path)
+    assert result.code == 2 and result.stderr.count("\n") == 1, result.stderr
+
+
+def test_a_folder_that_may_not_be_searched(tmp_path, cli, monkeypatch):
+    """As anybody but root meets it."""
+    def denied(path, *more, function, **named):
+        if str(tmp_path / "closed") in os.fsdecode(path if not isinstance(path, int) else ""):
+            raise PermissionError(13, "Permission denied", str(path))
+        return function(path, *more, **named)
+
+    for name in ("stat", "mkdir", "listdir", "scandir"):
+        monkeypatch.setattr(os, name, functools.partial(denied, function=getattr(os, name)))
+    for script in ("train.py", "test-eval.py"):
+        result = cli(script, "--dataset", "demo", "--checkpoints-path", tmp_path / "closed" / "in")
+        assert result.code == 2 and result.stderr.count("\n") == 1 and "Permission denied" in result.stderr, result.stderr
+
+
+@pytest.mark.parametrize("option", ["--batch-size 1e12", "--filters 1e9", "--kernel-size 1e4", "--batch-size 1e300"])
+def test_numbers_beyond_reason_are_told_from_the_memory_there_is(option, tmp_path, cli):
+    result = cli("train.py", "--dataset", "demo", "--checkpoints-path", tmp_path / "new", *option.split())
+    assert result.code == 2 and result.stderr.count("\n") == 1 and "GB of memory" in result.stderr, result.stderr
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_batch_beyond_reason_for_evaluation(tiny_checkpoint, cli):
+    result = cli("test-eval.py", "--dataset", "demo", "--checkpoints-path", tiny_checkpoint, "--batch-size", "1e12")
+    assert result.code == 2 and result.stderr.count("\n") == 1 and "GB of memory" in result.stderr, result.stderr
+
+
+@pytest.mark.parametrize("network", ["cifar10", "places365"])
+def test_layers_are_those_of_the_networks(network):
+    from src.model import Model
+    from src.networks import NetworkConfig
+
+    model = Model(NetworkConfig(network, filters=5, kernel_size=3))
+    generator, discriminator = model.generator, model.discriminator
+    convolutions = [*(convolution for convolution, _ in (*generator.encoder, *generator.decoder)), generator.last,
+                    *(convolution for convolution, _ in discriminator.units)]
+    assert [variables for variables, _ in model.config.layers()] == [c.kernel.value.shape.num_elements() for c in convolutions]
+
+
+def test_reading_beside_a_training_that_prunes(tmp_path, cli, monkeypatch):
+    """The checkpoint that was found is dropped before it is opened: the next one is taken, and nothing is called damaged."""
+    from src.model import Model
+    from src.networks import NetworkConfig
+
+    run = checkpoints.RunFolder(tmp_path / "demo", "CGAN", "demo", keep=1)
+    model = Model(NetworkConfig("cifar10", filters=2))
+    model.step.assign(1)
+    run.save(model, {})
+
+    def shapes(prefix, found=checkpoints.index.shapes):
+        if int(model.step) < 3:
+            model.step.assign_add(1)
+            run.save(model, {})
+        return found(prefix)
+
+    monkeypatch.setattr(checkpoints.index, "shapes", shapes)
+    result = cli("test-eval.py", "--dataset", "demo", "--checkpoints-path", tmp_path)
+    assert result.code == 0 and "CGAN_demo-3" in result.stdout and "WARNING" not in result.stderr, result.stderr
+
+
+def test_leftovers_of_killed_processes_are_cleared_by_the_next_that_writes_there(tmp_path):
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    alive = tmp_path / f".{os.getppid()}-ab-{files.HOST:x}.part"
+    others = [tmp_path / name for name in (f".{dead.pid}-ab-{files.HOST ^ 1:x}.part", ".part", "1.part")]
+    for path in (tmp_path / f".{dead.pid}-ab-{files.HOST:x}.part", alive, *others):
+        path.touch()
+    with files.atomic_write(tmp_path / "result") as part:
+        part.write_text("whole")
+    assert set(tmp_path.iterdir()) == {alive, *others, tmp_path / "result"}
+
+
+@pytest.mark.parametrize("phase", ["evaluating", "calibrating", "colorizing"])
+def test_a_signal_ends_what_does_not_train(phase, tiny_checkpoint, tmp_path, cli, monkeypatch):
+    """SIGINT within one batch; SIGTERM, which has no handler there, at once."""
+    from src.model import Model
+
+    seen = []
+
+    def interrupted(*arguments, **more):
+        seen.append(signal.getsignal(signal.SIGTERM))
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(pipeline, "test_batches", interrupted) if phase != "colorizing" else monkeypatch.setattr(
+        Model, "predict_lab", interrupted)
+    Image.fromarray(picture(1, 64)).save(tmp_path / "gray.png")
+    line = {"colorizing": ("colorize.py", "--test-input", tmp_path / "gray.png", "--test-output", tmp_path / "out"),
+            "calibrating": ("test-eval.py", "--calibrate", "5")}.get(phase, ("test-eval.py",))
+    result = cli(line[0], "--dataset", "demo", "--checkpoints-path", tiny_checkpoint, *line[1:])
+    assert result.code == 130 and seen[0] == signal.SIG_DFL and "Traceback" not in result.stderr
 
 
 # Folders of pictures that nobody has looked at
@@ -428,7 +663,7 @@ def test_unusable_files_are_counted_and_too_many_or_others_stop_the_run(folder, 
     result = train_on(folder, tmp_path / "out", "--max-unusable", "50", "--validate", "0")
     log = tmp_path / "out" / "places365" / "unusable_files.log"
     assert result.code == 0 and "iteration 4/4" in result.stdout, result.stderr
-    assert "11 files unusable" in result.stdout and f"11 files were unusable: {log} names them." in result.stdout
+    assert "unusable files 11" in result.stdout and f"Unusable files: 11; {log} names them." in result.stdout
     result = train_on(folder, tmp_path / "out", "--max-unusable", "20", "--epochs", "2", "--sample", "0", "--validate", "0")
     refused(result, f"{log} names 11 of 25 training files that are unusable, more than --max-unusable 20 percent")
     assert len(log.read_bytes().split(b"\n")) == 12
@@ -447,6 +682,33 @@ def test_a_folder_in_which_every_file_is_broken(folder, tmp_path, small_networks
             path.write_bytes(b"broken")
     result = train_on(folder, tmp_path / "out", "--sample", "0", "--validate", "0")
     refused(result, "met no usable training image; 25 of 25 files are unusable, such as data_256")
+
+
+@pytest.mark.slow
+def test_test_images_that_cannot_be_read_do_not_end_a_run(folder, tmp_path, small_networks):
+    for path in (folder / "val_256").iterdir():
+        path.write_bytes(b"broken")
+    result = train_on(folder, tmp_path / "out", "--max-unusable", "50")
+    assert result.code == 0 and "none of the 3 test images can be read" in result.stderr, result.stderr
+    assert readable_as(tmp_path / "out" / "places365", "places365") == ["CGAN_places365-4"]
+
+
+@pytest.mark.slow
+def test_a_folder_that_is_away_for_a_moment_is_told_and_the_run_goes_on(folder, tmp_path, small_networks, monkeypatch):
+    def away(self, index, getitem=places365.Places365.__getitem__):
+        if len(seen) > 20 and folder.exists():
+            folder.rename(tmp_path / "away")
+        seen.append(index)
+        return getitem(self, index)
+
+    seen, line = [], ("--max-unusable", "50", "--validate", "0", "--sample", "0", "--save-interval", "1")
+    with monkeypatch.context() as patch:
+        patch.setattr(places365.Places365, "__getitem__", away)
+        result = train_on(folder, tmp_path / "out", *line, "--epochs", "2")
+    refused(result, str(folder))
+    (tmp_path / "away").rename(folder)
+    result = train_on(folder, tmp_path / "out", *line, "--epochs", "2")
+    assert result.code == 0 and "Unusable files: 11;" in result.stdout, result.stderr
 
 
 @pytest.mark.slow

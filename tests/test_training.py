@@ -1,5 +1,6 @@
 """Training through its command line: what a run leaves, how it goes on, what it refuses, and that it learns."""
 
+import contextlib
 import json
 import os
 import re
@@ -16,8 +17,9 @@ from conftest import TINY
 from parity.write_tf1_checkpoint import write
 from PIL import Image
 
-from src import color, logs, networks, training
+from src import color, logs, losses, networks, training
 from src.checkpoints import read
+from src.data import open_dataset
 from src.model import Model
 from src.networks import NetworkConfig
 
@@ -61,12 +63,16 @@ def test_what_a_run_leaves(tiny_checkpoint):
     assert tf.train.latest_checkpoint(str(folder)).endswith("CGAN_demo-2")  # TensorFlow's own tools find it
 
 
-def test_tensorboard_has_scalars_and_pictures(tiny_checkpoint):
+def tags(folder):
     seen = set()
-    for path in (tiny_checkpoint / "demo" / "tensorboard").rglob("events*"):
+    for path in (folder / "tensorboard").rglob("events*"):
         for raw in tf.data.TFRecordDataset(str(path)):
             seen |= {value.tag for value in tf.compat.v1.Event.FromString(raw.numpy()).summary.value}
-    assert {"lossD", "lossG_l1", "acc", "gray | original | colorized"} <= seen
+    return seen
+
+
+def test_tensorboard_has_scalars_and_pictures(tiny_checkpoint):
+    assert {"lossD", "lossG_l1", "acc", "gray | original | colorized"} <= tags(tiny_checkpoint / "demo")
 
 
 def test_a_finished_run_says_so_and_goes_on_with_more_epochs(copied, cli):
@@ -189,6 +195,114 @@ def test_interrupted_and_uninterrupted_runs_end_bit_identical(tmp_path):
             np.testing.assert_array_equal(part[name], whole[name], err_msg=name)
         for name, column in logs.read(folder, "train").items():
             np.testing.assert_array_equal(column, log[name][step:], err_msg=name)
+
+
+def test_unreadable_lines_of_a_log_are_dropped_and_said(copied, cli):
+    log = copied / "demo" / "log_train.dat"
+    log.write_bytes(log.read_bytes() + b"1 1 \xff 2 3 4 5 6 7\n1 1 a word 3 4 5 6 7\n1 x 1 2 3 4 5 6 7\n1 2 3\n\xe9\n"
+                    b"1 1 1 2 3 4 5 6 7\n1 2 3")
+    result = cli("train.py", *TINY, "--checkpoints-path", copied, "--epochs", 2, "--sample", 0, "--validate", 0)
+    assert result.code == 0 and f"{log}: unreadable lines, 6 of 8, are dropped" in result.stdout, result.stderr
+    assert logs.read(copied / "demo", "train")["step"].tolist() == [2, 1, 4]
+
+
+def test_a_new_loss_appears_everywhere_and_an_old_log_goes_on(copied, cli, monkeypatch):
+    def with_another(*arguments, found=losses.generator_loss):
+        return {"lossG_new": found(*arguments)["lossG_gan"] * 0 + 42.0, **found(*arguments)}
+
+    before = logs.read(copied / "demo", "train")
+    monkeypatch.setattr(losses, "generator_loss", with_another)
+    result = cli("train.py", *TINY, "--checkpoints-path", copied, "--epochs", 2, "--visualize", 1)
+    assert result.code == 0, result.stderr
+    assert re.search(r"iteration 4/4 .*lossG_new 42 ", result.stdout)
+    assert re.search(r"test after iteration 4: .*lossG_new 42", result.stdout)
+    for split in ("train", "test"):
+        log = logs.read(copied / "demo", split)
+        np.testing.assert_array_equal(log["lossG_new"], [np.nan, 42])
+        assert log["step"].tolist() == [2, 4]
+    assert logs.read(copied / "demo", "train")["acc"][0] == before["acc"][0]
+    assert "lossG_new" in tags(copied / "demo")
+    assert ["lossG_new"] in logs._panels(log)
+
+
+@pytest.mark.slow
+def test_going_on_with_another_batch_size_shows_each_image_once_an_epoch(tmp_path, cli, monkeypatch):
+    shown = []
+
+    class Watched(Model):
+        def prepare_training(self, *args, **more):
+            super().prepare_training(*args, **more)
+            compiled = self.train_step
+
+            def train_step(images):
+                shown.extend(image.tobytes() for image in images.numpy())
+                return compiled(images)
+
+            self.train_step = train_step
+
+    monkeypatch.setattr(training, "Model", Watched)
+    line = ("train.py", *TINY, "--checkpoints-path", tmp_path, "--save-interval", "1", "--sample", "0", "--validate", "0",
+            "--log-interval", "1")
+    assert cli(*line).code == 0
+    for path in (tmp_path / "demo").glob("CGAN_demo-2.*"):
+        path.unlink()  # as if killed after the first iteration, of 1732 of 3464 images
+    del shown[1732:]
+    result = cli(*line, "--batch-size", "433", "--epochs", "2")
+    assert result.code == 0 and "--batch-size 1732 -> 433" in result.stdout, result.stderr
+    assert "iterations 13," in result.stdout and "Finished after iteration 13." in result.stdout
+    dataset = open_dataset("demo", "", "train")
+    every = sorted(dataset[i].tobytes() for i in range(len(dataset)))
+    assert [sorted(shown[:3464]), sorted(shown[3464:])] == [every, every]
+    log = logs.read(tmp_path / "demo", "train")
+    assert log["epoch"].tolist() == [1] * 5 + [2] * 8 and log["step"].tolist() == list(range(1, 14))
+
+
+def test_progress_fits_80_columns_from_the_first_iteration_on(tmp_path):
+    import fcntl
+    import pty
+    import struct
+    import termios
+
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+    process = subprocess.Popen([sys.executable, "train.py", *TINY, "--batch-size", "433", "--checkpoints-path", tmp_path,
+                                "--log-interval", "1"], cwd=ROOT, stdin=theirs, stdout=theirs, stderr=theirs,
+                               env={**environment, "TERM": "xterm"})
+    os.close(theirs)
+    seen = b""
+    with contextlib.suppress(OSError):  # so a terminal ends
+        while data := os.read(ours, 65536):
+            seen += data
+    assert process.wait() == 0
+    lines = [line for line in re.split(r"[\r\n]+", re.sub(r"\x1b\[\w", "", seen.decode())) if line.strip()]
+    shown = [line for line in lines if re.match(r"(epoch )?1/1 ", line)]
+    assert next(i for i, line in enumerate(lines) if line.startswith("compiling")) < lines.index(shown[0])
+    assert "1/8" in shown[0] and "8/8" in shown[-1] and all(len(line) < 80 for line in shown)
+    assert all(re.search(r"lossD \S+ lossG_l1 \S+ lossG_gan \S+ acc \S+", line) for line in shown)
+    assert re.search(r"/s +\d\d:\d\d *$", shown[-1])
+
+
+def test_the_rate_is_that_of_training_alone(monkeypatch):
+    """Not of compiling, nor of what other listeners do."""
+    class Model:
+        clock = 0.0
+
+    from src.training import listeners
+    from src.training.state import State
+
+    monkeypatch.setattr(listeners.time, "perf_counter", lambda: Model.clock)
+    state = State(0, 0, 16, 1, 16 * 100)
+    progress = listeners.Progress(5, (), silent=True)
+    with progress:
+        for step in range(1, 21):
+            Model.clock += 100 if step == 1 else 0.5
+            state.advance(step, {"lossD": 1.0})
+            progress.on_iteration(state)
+            with progress.paused():
+                Model.clock += 50 if step % 3 == 0 else 0
+            if step > 1 and step % 5 == 0:
+                assert progress.rate == pytest.approx(2)
 
 
 def test_the_same_seed_gives_the_same_start():
