@@ -79,6 +79,7 @@ ssize_t pwrite64(int file, const void *data, size_t size, off64_t at) {
     return file_fails("pwrite", file) ? -1 : REAL(pwrite64)(file, data, size, at); }
 size_t fwrite(const void *data, size_t size, size_t n, FILE *file) {
     return stream_fails("fwrite", file) ? 0 : REAL(fwrite)(data, size, n, file); }
+#undef fwrite_unlocked
 size_t fwrite_unlocked(const void *data, size_t size, size_t n, FILE *file) {
     return stream_fails("fwrite", file) ? 0 : REAL(fwrite_unlocked)(data, size, n, file); }
 int fflush(FILE *file) { return stream_fails("fflush", file) ? EOF : REAL(fflush)(file); }
