@@ -249,7 +249,7 @@ def test_going_on_with_another_batch_size_shows_each_image_once_an_epoch(tmp_pat
     del shown[1732:]
     result = cli(*line, "--batch-size", "433", "--epochs", "2")
     assert result.code == 0 and "--batch-size 1732 -> 433" in result.stdout, result.stderr
-    assert "iterations 13," in result.stdout and "Finished after iteration 13." in result.stdout
+    assert "iterations 13," in result.stdout and "Finished; iterations: 13." in result.stdout
     dataset = open_dataset("demo", "", "train")
     every = sorted(dataset[i].tobytes() for i in range(len(dataset)))
     assert [sorted(shown[:3464]), sorted(shown[3464:])] == [every, every]

@@ -175,7 +175,7 @@ def _conclude(options, folder, state, unusable, received):
         print(f"Stopped by {received.name} after iteration {state.step:,}; " + (
             "the same command goes on from there." if options.save else "nothing was saved (--save False)."))
         return 128 + received
-    print(f"Finished after iteration {state.total:,}. Results are in {folder.path}" + (
+    print(f"Finished; iterations: {state.total:,}. Results are in {folder.path}" + (
         f", pictures in {folder.path / 'samples'}." if options.sample else "."))
     if unusable:
         print(f"Unusable files: {len(unusable):,}; {unusable.log} names them.")
