@@ -152,8 +152,8 @@ OPTIONS = (
     ("save-generator", None, path, EVALUATE,
      "prefix of a small checkpoint to pass on: the generator alone, its kernels in 16 bits"),
 
-    ("output", None, Path, EVALUATE, "folder of the report; None: evaluation/<checkpoint's name> next to the checkpoint"),
-    ("results", None, Path, EVALUATE, "folder of another method's colorized test images, to measure instead of a checkpoint"),
+    ("output", None, path, EVALUATE, "folder of the report; None: evaluation/<checkpoint's name> next to the checkpoint"),
+    ("results", None, path, EVALUATE, "folder of another method's colorized test images, to measure instead of a checkpoint"),
     ("save-images", False, boolean, EVALUATE, "write every colorized test image into the report's folder, as PNG"),
     ("fid", False, boolean, EVALUATE,
      "also the Fréchet distance of Keras Inception-v3 features; slow, and fetches 90 MB of weights the first time"),

@@ -7,15 +7,13 @@ import numpy as np
 import pytest
 import skimage.color
 import tensorflow as tf
-from parity.write_tf1_checkpoint import weights
+from parity.write_tf1_checkpoint import RECORDED, weights
 
 from src import losses, metrics, networks
 from src.model import Model
 from src.networks import NetworkConfig
 
 RECORDS = Path(__file__).parent / "parity"
-RECORDED = {"lossD": "dis_loss", "lossD_real": "dis_loss_real", "lossD_fake": "dis_loss_fake",
-            "lossG": "gen_loss", "lossG_gan": "gen_loss_gan", "lossG_l1": "gen_loss_l1"}
 # Label smoothing was on in the latter two.
 RUNS = [("cifar10", "lab", False), ("cifar10", "rgb", True), ("places365", "lab", True)]
 

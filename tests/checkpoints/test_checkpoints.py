@@ -128,6 +128,15 @@ def test_a_generator_to_pass_on(tiny_checkpoint, tmp_path, cli):
     prefix = tmp_path / "demo" / "pretrained"
     result = cli("test-eval.py", "--dataset", "demo", "--checkpoints-path", tiny_checkpoint, "--save-generator", prefix)
     assert result.code == 0, result.stderr
+    before = prefix.with_name("pretrained.index").read_bytes()
+    again = ("test-eval.py", "--dataset", "demo", "--checkpoints-path", tiny_checkpoint, "--save-generator")
+    result = cli(*again, prefix)
+    assert result.code == 2 and result.stderr.count("\n") == 1 and "--overwrite True" in result.stderr
+    assert prefix.with_name("pretrained.index").read_bytes() == before
+    for bad in (".", "..", "/", "", "n" * 300):
+        result = cli(*again, bad)
+        assert result.code == 2 and result.stderr.count("\n") == 1, result.stderr
+    assert cli(*again, prefix, "--overwrite", "True").code == 0
     (tmp_path / "file").touch()
     refused = cli("test-eval.py", "--dataset", "demo", "--checkpoints-path", tiny_checkpoint, "--save-generator",
                   tmp_path / "file" / "pretrained")
