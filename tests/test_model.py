@@ -30,7 +30,7 @@ def test_train_counts_iterations_and_tells_the_losses():
     assert {"lossD", "lossG", "lossG_l1", "acc"} <= steps[0][1]
     assert [step for step, _ in model.train([IMAGES])] == [4]  # it goes on
     batches = pipeline.training_batches(open_dataset("demo", "", "train"), batch_size=4, seed=1).take(2)
-    steps = [(step, float(losses["gen_loss"])) for step, losses in model.train(batches)]
+    steps = [(step, float(losses["lossG"])) for step, losses in model.train(batches)]
     assert [step for step, _ in steps] == [5, 6] and np.isfinite([loss for _, loss in steps]).all()
 
 

@@ -35,7 +35,7 @@ def test_arguments_and_outputs_are_those_of_the_program(exported):
     types = ["x".join([*map(str, values.shape), kinds[str(values.dtype)]]) for values in state]
     assert arguments == ["2x32x32x3xui8", *types]
     assert outputs == ["f32"] * len(meta["results"]) + [types[index] for index in meta["updates"]]
-    assert {"dis_loss", "gen_loss_l1", "accuracy"} < set(meta["results"]) and meta["results"] == sorted(meta["results"])
+    assert {"lossD", "lossG_l1", "acc"} < set(meta["results"]) and meta["results"] == sorted(meta["results"])
 
 
 def test_the_state_is_the_models_and_all_that_learns_is_updated(exported):
@@ -65,7 +65,7 @@ def test_repeated_weights_are_small_and_the_reference_starts_from_them(tmp_path,
     np.testing.assert_array_equal(kernel[export_step.BLOCK:2 * export_step.BLOCK], kernel[:export_step.BLOCK])
     assert (tmp_path / "state.npz").stat().st_size < size / 10
     assert set(reference) == set(meta["results"]) and all(len(values) == 2 for values in reference.values())
-    assert reference["dis_loss"][0] != reference["dis_loss"][1] and np.isfinite(list(reference.values())).all()
+    assert reference["lossD"][0] != reference["lossD"][1] and np.isfinite(list(reference.values())).all()
 
     assert compiled == [True]
 
@@ -75,7 +75,7 @@ def test_repeated_weights_are_small_and_the_reference_starts_from_them(tmp_path,
         export_step.repeat(variable)
     logits = model.discriminator(*model.inputs(model.mirrored(images)), normalize=networks.batch_statistics)
     loss = np.mean(losses.cross_entropy(logits, 1.0))
-    assert loss == pytest.approx(reference["dis_loss_real"][0], rel=1e-5)
+    assert loss == pytest.approx(reference["lossD_real"][0], rel=1e-5)
 
 
 def test_operations_are_counted_as_tensorflow_counts_them():
