@@ -6,9 +6,20 @@ import importlib
 import os
 import sys
 
-from src.data import DATASETS
-from src.errors import InputError
-from src.options import parse
+
+def _missing(error):
+    """Says what to type where a package is not installed."""
+    print(f"{os.path.basename(sys.argv[0])}: error: the Python package {error.name} is missing here. Type: "
+          "pip install -r requirements.txt; or, after make demo: source .venv/bin/activate", file=sys.stderr)
+    return 2
+
+
+try:
+    from src.data import DATASETS
+    from src.errors import InputError
+    from src.options import parse
+except ModuleNotFoundError as error:
+    sys.exit(_missing(error))
 
 ROOMS = {"train": "training", "evaluate": "evaluation", "turing": "turing", "colorize": "colorization",
          "export": "export"}
@@ -70,6 +81,8 @@ def _run(argv, mode):
         return importlib.import_module(f"src.{ROOMS[options.mode]}").run(options) or 0
     except KeyboardInterrupt:
         return 128 + 2  # as a shell says it
+    except ModuleNotFoundError as error:
+        return _missing(error)
     except Exception as error:
         told, devices = error, sys.modules.get("src.devices")
         if isinstance(error, OSError):  # what nobody has foreseen

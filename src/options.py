@@ -1,6 +1,7 @@
 """The command line: every option once, with its default, unit and meaning."""
 
 import argparse
+import difflib
 import math
 import re
 import secrets
@@ -94,7 +95,8 @@ OPTIONS = (
     ("dataset", "places365", str, EVERY, "the images, and with them the networks"),
     ("dataset-path", "./dataset", path, EVERY, "folder of the dataset; ./dataset becomes ./dataset/<dataset>"),
     ("checkpoints-path", "./checkpoints", path, EVERY,
-     "folder of checkpoints; becomes <folder>/<dataset>. Except for training also that one, or one checkpoint's prefix"),
+     "folder that holds a folder <dataset> of checkpoints; except for training also that folder itself, or one checkpoint "
+     "without its suffix .index"),
     ("gpu-ids", "0", gpu_ids, EVERY, "GPUs, e.g. 0 or 0,1,2; -1: the CPU"),
     ("batch-size", 16, positive_count, EVERY, "images, over all devices"),
     ("test-share", 0.05, fraction, TRAIN + EVALUATE + TURING,
@@ -107,11 +109,12 @@ OPTIONS = (
      "whose networks; auto: the dataset's, and for --dataset folder places365's if the image size is a multiple of 128"),
     ("color-space", "lab", one_of("lab", "rgb"), TRAIN + EVALUATE, "of the generator's output: lab or rgb"),
     ("gray-range", 1, one_of("1", "255"), TRAIN,
-     "gray enters the networks as 0..1, or as 0..255 like the original (which drowns the colors)"),
+     "gray enters the networks as 0..1, or as 0..255 like the original, where the discriminator then hardly sees the colors"),
     ("kernel-size", 4, positive_count, TRAIN, "pixels, of all convolutions but the last"),
     ("filters", 64, positive_count, TRAIN, "of the first convolution; the others scale with it"),
     ("normalization", {"train": "moving"}, one_of("moving", "batch"), EVERY,
-     "at inference: moving statistics, or the batch's own like the original; None: as the checkpoint was made for"),
+     "batch normalization when not training: with the averages that training kept (moving), or with those of each batch, as "
+     "the original does, which mixes the colors of neighbours (batch); None: what the checkpoint was made for"),
     ("epochs", 30, positive_count, TRAIN, "passes over the training images"),
     ("lr", 3e-4, positive, TRAIN, "learning rate of both networks"),
     ("dis-lr-factor", 1.0, positive, TRAIN, "the discriminator's learning rate, times --lr"),
@@ -190,48 +193,15 @@ def parse(argv, mode, datasets):
     Returns: argparse.Namespace with `mode` and that mode's options; a drawn seed in place of 0.
     Exits with code 2 and one message on stderr on a wrong option or value.
     """
-    program = Path(sys.argv[0]).name or "main.py"
-    words, argv = argv, []
-    for word in words:  # argparse takes -3e-4 for an option
-        if argv and argv[-1].startswith("--") and re.match(r"-[\d.]", word):
-            argv[-1] += f"={word}"
-        else:
-            argv.append(word)
-    numbers = {digit: name for name, digit in MODES.items()}
-    parser = Parser(prog=program, allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-                    usage="%(prog)s [--option value ...]",
-                    description="Image colorization with generative adversarial networks (Nazeri et al. 2018).",
-                    epilog="True and False may be written 1 and 0 or yes and no; 1e4 is a valid count.")
-    if mode is None:
-        first = Parser(prog=program, add_help=False, allow_abbrev=False)
-        for each in (first, parser):
-            each.add_argument("--mode", default="train", help=f"{' | '.join(MODES)} ({', '.join(MODES.values())} do as well)",
-                              type=lambda text: one_of(*MODES)(numbers.get(text, text)))
-        mode = first.parse_known_args(argv)[0].mode
-    for name, default, convert, modes, meaning in OPTIONS:
-        if mode not in modes:
-            continue
-        convert = one_of(*datasets) if name == "dataset" else convert
-        default = default.get(mode) if isinstance(default, dict) else default
-        several = {"nargs": "+"} if name == "test-input" else {}
-        required = mode in ("colorize", "export") and name in ("test-input", "test-output", "output")
-        parser.add_argument(f"--{name}", default=default, type=convert, required=required, help=meaning,
-                            metavar=getattr(convert, "metavar", "PATH"), **several)
+    argv = _join_negative_numbers(argv)
+    chosen = mode or _mode(argv)
+    parser = _parser(chosen, datasets, with_mode=mode is None)
+    mode = chosen
     options, surplus = parser.parse_known_args(argv)
-    for word in surplus:
-        elsewhere = [m for name, _, _, modes, _ in OPTIONS for m in modes if word.split("=")[0] == f"--{name}"]
-        parser.error(f"unknown option {word}" + (f": it belongs to --mode {' and '.join(elsewhere)}" if elsewhere else
-                                                 f"; {program} --help lists them all"))
+    if surplus:
+        parser.error(_unknown(surplus[0], mode))
     options.mode = mode
-    options.dataset_path, options.checkpoints_path = Path(options.dataset_path), Path(options.checkpoints_path)
-    if options.dataset_path == Path("dataset"):
-        options.dataset_path /= options.dataset
-    typed = options.checkpoints_path
-    prefix = Path(f"{typed}.index").is_file()
-    folder = typed.is_dir() and not (typed / options.dataset).is_dir() and any(
-        file.name.startswith(f"{options.name}_{options.dataset}") and file.suffix == ".index" for file in typed.iterdir())
-    if mode == "train" or not (prefix or folder):
-        options.checkpoints_path /= options.dataset
+    _resolve_paths(options)
     published = datasets[options.dataset].test_images
     size = {"train": "sample_size", "turing": "test_size"}.get(mode)
     if size and published and getattr(options, size) > published:
@@ -242,3 +212,71 @@ def parse(argv, mode, datasets):
     options.seed_drawn = options.seed == 0
     options.seed = options.seed or 1 + secrets.randbelow(2**31 - 1)
     return options
+
+
+def _join_negative_numbers(words):
+    """["--lr", "-1"] -> ["--lr=-1"], since argparse takes -1 for an option."""
+    joined = []
+    for word in words:
+        if joined and joined[-1].startswith("--") and re.match(r"-[\d.]", word):
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    return joined
+
+
+def _add_mode(parser):
+    numbers = {digit: name for name, digit in MODES.items()}
+    parser.add_argument("--mode", default="train", help=f"{' | '.join(MODES)} ({', '.join(MODES.values())} do as well)",
+                        type=lambda text: one_of(*MODES)(numbers.get(text, text)))
+
+
+def _mode(argv):
+    parser = Parser(prog=_program(), add_help=False, allow_abbrev=False)
+    _add_mode(parser)
+    return parser.parse_known_args(argv)[0].mode
+
+
+def _program():
+    return Path(sys.argv[0]).name or "main.py"
+
+
+def _parser(mode, datasets, with_mode):
+    parser = Parser(prog=_program(), allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+                    usage="%(prog)s [--option value ...]",
+                    description="Image colorization with generative adversarial networks (Nazeri et al. 2018).",
+                    epilog="True and False may be written 1 and 0 or yes and no; 1e4 is a valid count.")
+    if with_mode:
+        _add_mode(parser)
+    for name, default, convert, modes, meaning in OPTIONS:
+        if mode not in modes:
+            continue
+        convert = one_of(*datasets) if name == "dataset" else convert
+        default = default.get(mode) if isinstance(default, dict) else default
+        several = {"nargs": "+"} if name == "test-input" else {}
+        required = mode in ("colorize", "export") and name in ("test-input", "test-output", "output")
+        parser.add_argument(f"--{name}", default=default, type=convert, required=required, help=meaning,
+                            metavar=getattr(convert, "metavar", "PATH"), **several)
+    return parser
+
+
+def _unknown(word, mode):
+    """What to say of an option that this mode does not have."""
+    name = word.split("=")[0]
+    elsewhere = [m for option, _, _, modes, _ in OPTIONS for m in modes if name == f"--{option}"]
+    if elsewhere:
+        return f"unknown option {word}: it belongs to --mode {' and '.join(elsewhere)}"
+    nearest = difflib.get_close_matches(name, [f"--{option}" for option, _, _, modes, _ in OPTIONS if mode in modes], 1)
+    return f"unknown option {word}" + (f"; did you mean {nearest[0]}?" if nearest else f"; {_program()} --help lists them all")
+
+
+def _resolve_paths(options):
+    """./dataset becomes ./dataset/<dataset>, and a folder of checkpoints <folder>/<dataset>, where that is meant."""
+    if options.dataset_path == Path("dataset"):
+        options.dataset_path /= options.dataset
+    typed = options.checkpoints_path
+    prefix = Path(f"{typed}.index").is_file()
+    folder = typed.is_dir() and not (typed / options.dataset).is_dir() and any(
+        file.name.startswith(f"{options.name}_{options.dataset}") and file.suffix == ".index" for file in typed.iterdir())
+    if options.mode == "train" or not (prefix or folder):
+        options.checkpoints_path /= options.dataset

@@ -67,7 +67,7 @@ def test_a_seed_is_drawn():
     ("--gpu-ids one", ["--gpu-ids", "one"]),
     ("--dataset cifar10 --sample-size 10001", ["--sample-size", "10001", "10000", "cifar10"]),
     ("--name a/b", ["--name", "a/b"]),
-    ("--epoch 3", ["--epoch", "unknown", "--help"]),
+    ("--epoch 3", ["--epoch", "unknown", "--epochs?"]),
     ("--test-delay 2", ["--test-delay", "belongs to --mode turing"]),
     ("--beta1 1", ["--beta1", "0.9999"]),
 ])
@@ -102,3 +102,13 @@ def test_every_option_is_used_somewhere():
     rooms = "\n".join(path.read_text() for path in (ROOT / "src").rglob("*.py") if path.name != "options.py")
     for name, *_ in OPTIONS:
         assert f"options.{name.replace('-', '_')}" in rooms or f'"{name.replace("-", "_")}"' in rooms, name
+
+
+def test_an_unknown_option_suggests_the_nearest(cli):
+    result = cli("train.py", "--batchsize", "3")
+    assert result.code == 2 and "did you mean --batch-size?" in result.stderr and result.stderr.count("\n") == 1
+
+
+def test_without_the_packages_one_line_says_what_to_type():
+    result = subprocess.run([sys.executable, "-S", ROOT / "train.py"], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 2 and "pip install -r requirements.txt" in result.stderr and result.stderr.count("\n") == 1
