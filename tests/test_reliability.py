@@ -545,7 +545,7 @@ def test_leftovers_of_killed_processes_are_cleared_by_the_next_that_writes_there
 
 @pytest.mark.parametrize("phase", ["evaluating", "calibrating", "colorizing"])
 def test_a_signal_ends_what_does_not_train(phase, tiny_checkpoint, tmp_path, cli, monkeypatch):
-    """SIGINT within one batch; SIGTERM, which has no handler there, at once."""
+    """SIGINT within one batch; SIGTERM, which has no handler but colorizing's there, at once."""
     from src.model import Model
 
     seen = []
@@ -560,7 +560,8 @@ def test_a_signal_ends_what_does_not_train(phase, tiny_checkpoint, tmp_path, cli
     line = {"colorizing": ("colorize.py", "--test-input", tmp_path / "gray.png", "--test-output", tmp_path / "out"),
             "calibrating": ("test-eval.py", "--calibrate", "5")}.get(phase, ("test-eval.py",))
     result = cli(line[0], "--dataset", "demo", "--checkpoints-path", tiny_checkpoint, *line[1:])
-    assert result.code == 130 and seen[0] == signal.SIG_DFL and "Traceback" not in result.stderr
+    assert result.code == 130 and "Traceback" not in result.stderr
+    assert (seen[0] == signal.SIG_DFL) == (phase != "colorizing")  # it tells what is done, and ends as well
 
 
 # Folders of pictures that nobody has looked at
@@ -710,7 +711,6 @@ def test_a_folder_that_is_away_for_a_moment_is_told_and_the_run_goes_on(folder, 
         result = train_on(folder, tmp_path / "out", *line, "--epochs", "2")
     refused(result, str(folder))
     (tmp_path / "away").rename(folder)
-    (tmp_path / "out" / "places365" / ".lock").unlink()  # this process holds it until its garbage is collected
     result = train_on(folder, tmp_path / "out", *line, "--epochs", "2")
     assert result.code == 0 and "Unusable files: 11;" in result.stdout, result.stderr
 

@@ -55,10 +55,12 @@ class RunFolder:
 
     Args:
         write: whether this process is the one to write there; if not, nothing is touched, not even the lock.
+
+    A context: the lock is held until it ends, or this process.
     """
 
     def __init__(self, folder, name, dataset, keep, write=True):
-        self.path, self.keep, self.base = Path(folder), keep, (name, dataset)
+        self.path, self.keep, self.base, self.lock = Path(folder), keep, (name, dataset), None
         if not write:
             return
         try:
@@ -77,6 +79,13 @@ class RunFolder:
             raise InputError(f"{self.path}: training cannot write here ({error.strerror}); make room, or choose another folder "
                              "with --checkpoints-path") from error
         self._clear()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self.lock:
+            self.lock.close()
 
     def _clear(self):
         """Removes what a killed run left half done."""

@@ -45,8 +45,13 @@ def _train(options, strategy):
     config = NetworkConfig(network, options.color_space, options.gray_range, options.kernel_size, options.filters,
                            dataset.size, normalization=options.normalization)
     config.check_memory(options.batch_size, training=True, on_gpu=bool(tf.config.get_visible_devices("GPU")))
-    identity = resuming.identity(config, options.dataset, dataset)
-    folder = checkpoints.RunFolder(options.checkpoints_path, options.name, options.dataset, options.keep, write=chief)
+    with checkpoints.RunFolder(options.checkpoints_path, options.name, options.dataset, options.keep, write=chief) as folder:
+        return _train_in(folder, options, strategy, config, dataset, tests)
+
+
+def _train_in(folder, options, strategy, config, dataset, tests):
+    """Goes on with the run of that folder, or starts one."""
+    chief, identity = devices.is_chief(strategy), resuming.identity(config, options.dataset, dataset)
     before = chief and checkpoints.first_readable(folder.checkpoints, checkpoints.describe)
     if before and options.seed_drawn:
         options.seed = before.record.get("options", {}).get("seed", options.seed)

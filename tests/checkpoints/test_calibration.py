@@ -79,7 +79,8 @@ def test_sample_leaves_out_gray_images_and_takes_no_more_than_there_are():
 
 def load(folder):
     """(Model, Checkpoint)"""
-    return checkpoints.load_for_inference(parse(["--dataset", "demo", "--checkpoints-path", str(folder)], "turing", DATASETS))
+    return checkpoints.load_for_inference(parse(["--dataset", "demo", "--checkpoints-path", str(folder), "--precision",
+                                           "float32"], "turing", DATASETS))
 
 
 def report(folder):

@@ -374,11 +374,11 @@ def test_a_folder_of_ones_own_at_the_command_line(photos, cli, tmp_path):
     words = ["--dataset", "folder", "--dataset-path", folder, "--checkpoints-path", tmp_path / "out", "--test-share", "0.3"]
     tiny = ["--filters", "2", "--batch-size", "16", "--epochs", "1", "--sample", "0", "--validate", "0", "--max-unusable", "10"]
     result = cli("train.py", *words, *tiny, "--image-size", "32")
-    assert result.code == 0 and "1 files were unusable" in result.stdout, result.stderr
+    assert result.code == 0 and "Unusable files: 1;" in result.stdout, result.stderr
     assert "2 files in" in result.stdout and "are no images and are passed over" in result.stdout
-    result = cli("test-eval.py", *words)
+    result = cli("test-eval.py", *words, "--output", tmp_path / "report")
     assert result.code == 0, result.stderr
-    reported = json.loads((tmp_path / "out" / "folder" / "evaluation" / "metrics.json").read_text())
+    reported = json.loads((tmp_path / "report" / "metrics.json").read_text())
     assert reported["images"] == len(open_dataset("folder", folder, "test", test_share=0.3))
 
 
@@ -416,7 +416,7 @@ def test_the_recipe_as_it_is_printed(faces, cli, tmp_path):
     words = ["--dataset", "faces", "--dataset-path", faces[0], "--checkpoints-path", tmp_path / "checkpoints"]
     result = cli("train.py", *words, "--filters", "2", "--batch-size", "19", "--epochs", "3", "--max-unusable", "10")
     assert result.code == 0, result.stderr
-    assert "faces: 1 training images have no color and are left out." in result.stdout
+    assert "faces: training images without color, 1, are left out." in result.stdout
     log = tmp_path / "checkpoints" / "faces" / "unusable_files.log"
     assert sorted(line[:12] for line in log.read_text().splitlines()) == ["test/03.png\t", "train/03.png", "train/06.png"]
     result = cli("test-eval.py", *words)

@@ -42,8 +42,8 @@ def test_the_average_is_what_is_used_and_passed_on(averaged):
 def test_the_size_of_images_is_the_checkpoints(cli, averaged, tmp_path):
     assert checkpoints.describe(averaged / "passed").config.image_size == 16
     for more, size in (((), 16), (("--image-size", "32"), 32)):
-        result = cli("test-eval.py", "--dataset", "demo", "--checkpoints-path", averaged, *more)
-        assert json.loads((averaged / "demo" / "evaluation" / "metrics.json").read_text())["image_size"] == size, result.stderr
+        result = cli("test-eval.py", "--dataset", "demo", "--checkpoints-path", averaged, "--output", tmp_path, *more)
+        assert json.loads((tmp_path / "metrics.json").read_text())["image_size"] == size, result.stderr
     for size, words in (("20", "multiples of 16 pixels"), ("32", "image_size was 16 and is 32")):
         result = cli("train.py", *QUICK, "--image-size", size, "--checkpoints-path", averaged)
         assert result.code == 2 and words in result.stderr and result.stderr.count("\n") == 1
