@@ -209,7 +209,7 @@ def histories(tmp_path_factory):
     folder = tmp_path_factory.mktemp("histories")
     with ThreadPoolExecutor(2) as pool:
         yield {"folder": folder,
-               "killed": pool.submit(kill_again_and_again, folder / "killed", 5, 1),
+               "killed": pool.submit(kill_again_and_again, folder / "killed", 3, 1),
                "whole": pool.submit(lambda: Training(folder / "whole", "--save-interval", "1").end()),
                "stopped": pool.submit(interrupt_in_every_way, folder / "stopped"),
                "validating": pool.submit(interrupt_validation, folder / "validating"),
@@ -218,7 +218,7 @@ def histories(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_a_run_that_is_killed_five_times_ends_as_if_it_had_not_been(histories):
+def test_a_run_that_is_killed_three_times_ends_as_if_it_had_not_been(histories):
     killed = histories["killed"].result()
     assert histories["whole"].result() == 0
     for folder in killed:
