@@ -67,6 +67,10 @@ def test_two_workers_train_as_one_and_only_the_chief_writes(tmp_path, cli):
     assert "on 2 workers with CPU" in outputs[0][0] and "test after iteration 2:" in outputs[0][0]
     assert outputs[1][0].startswith("Waiting for all") and outputs[1][0].count("\n") == 1 and not nowhere.exists()
 
+    again = start_two(("-c", FROZEN), (two, nowhere), *arguments)
+    outputs = [process.communicate(timeout=120) for process in again]
+    assert [process.returncode for process in again] == [0, 0] and "This run is finished" in outputs[0][0], outputs
+
     single = start(("-c", FROZEN), *arguments, "--checkpoints-path", str(one))
     assert single.wait() == 0, single.stderr.read()
     logs = [np.loadtxt(folder / "demo" / f"log_{split}.dat") for folder in (two, one) for split in ("train", "test")]

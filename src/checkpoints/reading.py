@@ -85,7 +85,7 @@ def _check_belonging(config, step, record, found):
     expected = [[config.kernel_size, config.kernel_size, before, after] for before, after in zip([1, *widths], widths)]
     if (not 0 <= step < 2 ** 53 or [found.get(f"gen/conv{i}/kernel") for i in range(len(widths))] != expected
             or not isinstance(record.get("options", {}), dict) or not isinstance(record.get("images_seen", 0), int)
-            or (record.get("unfinished") or []) not in ([], ["validation"], ["samples"], ["validation", "samples"])):
+            or not set(record.get("unfinished") or ()) <= {"validation", "samples"}):
         raise ValueError("it does not describe networks of ours with these variables")
 
 

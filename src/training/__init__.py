@@ -68,12 +68,14 @@ def _train_in(folder, options, strategy, config, dataset, tests):
     if chief and not newest and options.start_from:
         resuming.start_from(model, options.start_from)
     state = _shared_state(model, resuming.images_seen(newest), options, len(dataset))
-    state.unfinished = list(newest.record.get("unfinished") or ()) if newest else []
+    wanted = {"validation": options.validate, "samples": options.sample}
+    state.unfinished = [name for name in (newest and newest.record.get("unfinished")) or () if wanted[name]]
     print(f"{options.dataset}: training images {len(dataset):,}, epochs {options.epochs}, batch size {options.batch_size}, "
           f"iterations {state.total:,}, on {devices.describe(strategy)} in {model.precision}, seed {options.seed}.", flush=True)
     if state.done and not state.unfinished:
-        print(f"This run is finished: {newest.prefix} has seen all {state.images_seen:,} images. More --epochs would go on; "
-              "another --checkpoints-path or --name starts afresh.")
+        # Other workers than the chief have no `newest`.
+        print(f"This run is finished: {newest.prefix if chief else folder.path} has seen all {state.images_seen:,} images. "
+              "More --epochs would go on; another --checkpoints-path or --name starts afresh.")
         return 0
     record = {"options": resuming.plain(options), **identity}
     try:

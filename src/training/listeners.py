@@ -144,7 +144,7 @@ class Validation(Listener):
         values = []
         for _, pixels in pipeline.test_batches(self.tests, self.options.batch_size, self.unusable):
             if self.stopped():
-                state.unfinished.append("validation")
+                state.break_off("validation")
                 return
             values.append(self.measure(pixels))
         if not values:
@@ -189,7 +189,7 @@ class Samples(Listener):
         originals = []
         for index in np.linspace(0, len(self.tests) - 1, self.options.sample_size).astype(int):
             if self.stopped():
-                state.unfinished.append("samples")
+                state.break_off("samples")
                 return
             originals.append(pipeline.read(self.tests, index, self.unusable))
         if readable := [image for image in originals if image is not None]:

@@ -34,6 +34,11 @@ class State:
         self.images_seen += self.batch_size
         self.epoch_ends = self.images_seen >= self.epoch * self.images_an_epoch
 
+    def break_off(self, name):
+        """A listener did not finish; of several workers, which stop together a little later, perhaps for the second time."""
+        if name not in self.unfinished:
+            self.unfinished.append(name)
+
     def due(self, interval):
         """Whether what is done every so many iterations, and after the last, is to be done now."""
         return self.done or self.step % interval == 0

@@ -241,6 +241,19 @@ def test_saving_keeps_the_last_few_and_clears_leftovers(tmp_path):
     assert stored["network"] == "cifar10"
 
 
+@pytest.mark.parametrize("unfinished, fine", [
+    (None, True), ([], True), (["samples", "validation"], True), (["validation", "validation"], True),
+    ("samples", False), (["x"], False), ([["samples"]], False), (3, False)])
+def test_what_was_broken_off_in_any_order(tmp_path, unfinished, fine):
+    model = Model(NetworkConfig("cifar10", filters=2))
+    checkpoints.save(model.state(), model.config, tmp_path / "x", {"unfinished": unfinished})
+    if fine:
+        assert checkpoints.describe(tmp_path / "x").record["unfinished"] == unfinished
+    else:
+        with pytest.raises(checkpoints.Unreadable, match="garbled"):
+            checkpoints.describe(tmp_path / "x")
+
+
 FULL = """
 import resource, sys, signal
 from src import checkpoints
