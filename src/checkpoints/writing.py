@@ -63,12 +63,13 @@ def check_length(prefix):
                          "give a shorter name")
 
 
-def save_generator(model, checkpoint, prefix, overwrite=False):
+def save_generator(model, checkpoint, prefix, overwrite=False, calibrated=None):
     """Writes a small checkpoint to pass on: the generator alone, its kernels in 16 bits, for evaluation and use.
 
     Args:
         model, checkpoint: of load_for_inference.
         overwrite: whether it may replace another one; else that is an InputError.
+        calibrated: the number of images, if the model's moving statistics were calibrated.
     """
     check_prefix(prefix, overwrite)
     tensors = {name: variable.numpy().astype(np.float16) if len(variable.shape) == 4 else variable
@@ -76,4 +77,5 @@ def save_generator(model, checkpoint, prefix, overwrite=False):
     options = {name: value for name, value in checkpoint.record.get("options", {}).items() if not name.endswith("_path")}
     Path(prefix).parent.mkdir(parents=True, exist_ok=True)
     config = dataclasses.replace(model.config, discriminator=None)
-    save(tensors, config, prefix, {**checkpoint.record, "options": options})
+    record = {**checkpoint.record, "options": options} | ({"calibrated": calibrated} if calibrated else {})
+    save(tensors, config, prefix, record)

@@ -25,7 +25,8 @@ def go_on(model, checkpoint, identity, options):
     """
     told = {**checkpoint.record, **dataclasses.asdict(checkpoint.config)}
     if checkpoint.original:
-        told |= {key: identity[key] for key in ("dataset", "images", "color_space", "image_size")}  # what it cannot tell
+        told |= {key: identity[key] for key in ("dataset", "images", "color_space", "image_size")
+                 if key not in checkpoint.record}  # what it cannot tell, unless it was calibrated
     _check_same(checkpoint.prefix, told, identity, "Give its options, or another --checkpoints-path or --name to start afresh")
     if checkpoint.original:
         checkpoints.restore(model, checkpoint.prefix, training=False)

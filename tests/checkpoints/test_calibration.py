@@ -97,7 +97,7 @@ def test_original_calibrated_and_saved_as_one_of_ours(cli, tmp_path, monkeypatch
     tf.raw_ops.SaveV2(prefix=str(tmp_path / "demo" / "CGAN_demo"), tensor_names=list(state), tensors=list(state.values()),
                       shape_and_slices=[""] * len(state))
     result = cli("test-eval.py", "--dataset", "demo", "--checkpoints-path", tmp_path, "--color-space", "rgb", "--seed", 1,
-                 "--batch-size", 64, "--calibrate", 1e4, "--save-calibrated", "True")
+                 "--batch-size", 64, "--calibrate", 1e4, "--save-calibrated", "True", "--save-generator", tmp_path / "passed")
     assert result.code == 0, result.stderr
     printed, folder = " ".join(result.stdout.split()), tmp_path / "demo" / "calibrated"
     assert (report(tmp_path)["normalization"], report(tmp_path)["calibrated"]) == ("moving", 87)
@@ -111,6 +111,9 @@ def test_original_calibrated_and_saved_as_one_of_ours(cli, tmp_path, monkeypatch
                                saved.generator(gray, normalize=networks.batch_statistics), atol=1e-3)
     assert load(tmp_path)[0].config.normalization == "batch"  # the original is as it was
     assert checkpoint.record["images"] == open_dataset("demo", "", "train").fingerprint()
+    assert checkpoints.describe(tmp_path / "passed").record["calibrated"] == 87
+    result = cli("train.py", "--dataset", "demo", "--filters", 4, "--gray-range", 255, "--checkpoints-path", folder)
+    assert result.code == 2 and "color_space was rgb and is lab" in result.stderr, result.stderr
 
 
 @pytest.mark.slow
