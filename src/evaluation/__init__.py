@@ -86,7 +86,8 @@ def _refuse_contradictions(options):
 def _open_checkpoint(options, tests):
     """Returns Model and Checkpoint, and sets the size of the test images to the model's."""
     model, checkpoint = checkpoints.load_for_inference(options)
-    if tests.network not in (None, model.config.network):
+    trained_on = checkpoint.record.get("dataset")  # perhaps with other networks than its own: --network
+    if tests.network not in (None, model.config.network) and trained_on != options.dataset:
         raise InputError(f"{checkpoint.prefix}: its networks are {model.config.network}'s, and --dataset {options.dataset} "
                          f"needs {tests.network}'s")
     tests.size = model.size
@@ -118,7 +119,7 @@ def _adapt(model, checkpoint, training, options, notes):
         calibrated = _calibrate(model, checkpoint, training, options, notes)
     if options.save_generator:
         try:
-            checkpoints.save_generator(model, checkpoint, options.save_generator, options.overwrite)
+            checkpoints.save_generator(model, checkpoint, options.save_generator, options.overwrite, calibrated)
         except (OSError, tf.errors.OpError) as error:
             raise InputError(f"--save-generator {options.save_generator}: cannot be written ({error})") from error
         notes.append(f"The generator is also {options.save_generator}; use it with --checkpoints-path.")

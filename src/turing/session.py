@@ -56,7 +56,8 @@ def _prepare(options, known):
     from src.checkpoints import load_for_inference
 
     model, checkpoint = load_for_inference(options)
-    if dataset.network not in (None, model.config.network):
+    trained_on = checkpoint.record.get("dataset")  # perhaps with other networks than its own: --network
+    if dataset.network not in (None, model.config.network) and trained_on != options.dataset:
         raise InputError(f"{options.checkpoints_path}: this network is not for --dataset {options.dataset} "
                          f"({dataset.size} pixels)")
     dataset.size = model.size

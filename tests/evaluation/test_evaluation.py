@@ -121,6 +121,20 @@ def test_metrics_json(demo):
     assert reported["metrics"]["accuracy@2"] <= reported["metrics"]["accuracy@3.5"] <= reported["metrics"]["accuracy@5"]
 
 
+def test_networks_that_are_not_the_datasets_own(cli, tmp_path):
+    """They are refused, unless they were trained on it (--network)."""
+    (tmp_path / "val_256").mkdir()
+    for i, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (3, 40, 40, 3), np.uint8)):
+        images.write(tmp_path / "val_256" / f"{i}.png", pixels)
+    model = Model(NetworkConfig("cifar10", filters=2))
+    for dataset, code in (("places365", 0), ("cifar10", 2)):
+        prefix = tmp_path / dataset / "CGAN_places365-1"
+        prefix.parent.mkdir()
+        checkpoints.save(model.state(), model.config, prefix, {"dataset": dataset})
+        result = cli("test-eval.py", "--dataset", "places365", "--dataset-path", tmp_path, "--checkpoints-path", prefix)
+        assert result.code == code and ("needs places365's" in result.stderr) == bool(code), result.stderr
+
+
 def test_measures_are_those_of_scikit_image(demo):
     """Every image through colorize, one by one, measured by others."""
     folder, _, reported = demo
