@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from src.data import DATASETS
-from src.options import OPTIONS, parse
+from src.options import MODES, OPTIONS, parse
 
 ROOT = Path(__file__).parent.parent
 
@@ -46,6 +46,12 @@ def test_the_originals_defaults():
 def test_command_lines_as_typed(line, expected):
     options = vars(parsed(line))
     assert {name: options[name] for name in expected} == expected
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_originals_color_space_can_be_told_to_every_mode(mode):
+    more = {"colorize": " --test-input a --test-output b", "export": " --output c"}.get(mode, "")
+    assert parsed(f"--color-space rgb{more}", mode).color_space == "rgb"
 
 
 def test_a_seed_is_drawn():
