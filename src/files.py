@@ -35,7 +35,11 @@ def atomic_write(path):
 
 def clear_leftovers(folder):
     """Removes the half written files of this machine's processes that are no more."""
-    for name in os.listdir(folder) if os.path.isdir(folder) else ():
+    try:
+        names = os.listdir(folder)
+    except OSError:  # not there yet, or not to be listed
+        return
+    for name in names:
         if (match := re.fullmatch(r"\.(\d+)-[0-9a-f]+-([0-9a-f]+)\.part", name)) and int(match[2], 16) == HOST:
             try:
                 os.kill(int(match[1]), 0)

@@ -50,10 +50,10 @@ def _open(options):
     other = published != checkpoint.prefix and published.with_name("pretrained.index").is_file()
     print(f"Colors by {checkpoint.prefix}, iteration {checkpoint.step:,}"
           + f"; for the published generator: --checkpoints-path {published}" * other, flush=True)
-    free = available_memory() // (BYTES * model.config.filters)  # pixels
-    fit = free // max(1, options.size or model.size) ** 2
+    free, size = available_memory() // (BYTES * model.config.filters), options.size or model.size  # pixels
+    fit = free // max(1, size) ** 2
     if fit < 1:
-        raise InputError(f"--size {options.size}: more than the memory that is free allows; at most {int(free ** 0.5)} now")
+        raise InputError(f"--size {size}: more than the memory that is free allows; at most {int(free ** 0.5)} now")
     return model, min(options.batch_size, fit)
 
 

@@ -1,11 +1,11 @@
 """Which files are colorized, where their results go, and what became of them."""
 
 import os
-import re
 import sys
 
 from tqdm import tqdm
 
+from src import files
 from src.data import images
 from src.data.walk import walk
 from src.errors import InputError
@@ -13,7 +13,6 @@ from src.errors import InputError
 LITTER = ("thumbs.db", "desktop.ini")  # what desktops leave behind: named, but not counted; the walk leaves out hidden files
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".tif", ".tiff",
             ".gif", ".heic", ".heif", ".avif", ".jxl", ".jp2", ".psd", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf")
-PART = re.compile(r"\.(\d+)-[0-9a-f]+\.part")  # a file of files.atomic_write
 
 
 class Stopped(KeyboardInterrupt):
@@ -84,7 +83,7 @@ def plan(inputs, output, overwrite):
     if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
         raise InputError(f"--test-output {output}: {nearest} is not a folder that can be written to: give another one")
     for folder in {target.parent for target in jobs}:
-        _clear(folder)
+        files.clear_leftovers(folder)
     return Plan([(source, target) for target, source in jobs.items() if target not in skipped], len(skipped), len(failures))
 
 
@@ -100,20 +99,3 @@ def _existing(jobs):
         raise InputError(f"already there, and older than the original: {', '.join(stale[:5])}{more}: give --overwrite True or "
                          "another --test-output")
     return there
-
-
-def _clear(folder):
-    """Removes what processes that are gone left half written."""
-    for path in folder.glob(".*.part"):
-        if (match := PART.fullmatch(path.name)) and not _alive(int(match[1])):
-            path.unlink(missing_ok=True)
-
-
-def _alive(process):
-    try:
-        os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        pass
-    return True

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image, ImageCms, PngImagePlugin
 from skimage.color import lab2rgb, rgb2lab
 
-from src import colorization
+from src import colorization, files
 from src.color import LUMA
 from src.colorization import batches, photograph
 from src.data import images
@@ -391,11 +391,11 @@ def test_what_killed_runs_left_is_cleared(tmp_path, go):
     for folder in ("", "sub"):
         images.write(tmp_path / "in" / folder / "a.png", smooth(20, 30))
         (tmp_path / "out" / folder).mkdir(exist_ok=True)
-        for name in (f".{gone.pid}-7f.part", f".{os.getppid()}-7f.part", ".mine.part"):
+        for name in (f".{gone.pid}-7f-{files.HOST:x}.part", mine := f".{os.getppid()}-7f-{files.HOST:x}.part", ".mine.part"):
             (tmp_path / "out" / folder / name).touch()
     assert go(tmp_path / "in") == 0
     left = sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.part"))
-    assert left == sorted(f"{folder}{name}" for folder in ("", "sub/") for name in (f".{os.getppid()}-7f.part", ".mine.part"))
+    assert left == sorted(f"{folder}{name}" for folder in ("", "sub/") for name in (mine, ".mine.part"))
 
 
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
