@@ -121,7 +121,7 @@ def restore(model, prefix, training=True, averaged=False, networks=None):
         averaged: give the generator the moving average of the checkpoint's.
         networks: set only these networks' variables, such as ["gen"]; default: all.
 
-    A moving average that training has just begun to keep starts from the generator's weights.
+    A moving average that training has just begun to keep starts from the generator's weights, and a loss scale anew.
     """
     variables, found = model.state(), shapes(prefix)
     optional = re.compile(r"record|global_step|beta[12]_power(_1)?"
@@ -130,6 +130,7 @@ def restore(model, prefix, training=True, averaged=False, networks=None):
         variables = {name: v for name, v in variables.items() if not optional.fullmatch(name)}
     if networks:
         variables = {name: v for name, v in variables.items() if name.split("/")[0] in networks}
+    variables = {name: v for name, v in variables.items() if "/loss_scale" not in name or name in found}  # --precision
     sources = {name: name for name in variables}
     if averaged:
         sources |= {name: name + AVERAGE for name in variables if name.startswith("gen/")}

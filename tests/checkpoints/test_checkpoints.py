@@ -98,6 +98,17 @@ def test_what_does_not_fit_is_refused(tmp_path, change, words):
     assert all(word in str(error.value) for word in words), error.value
 
 
+def test_a_run_may_go_on_in_float16(tmp_path):
+    """Whose loss scale no other precision has."""
+    model, other = (Model(NetworkConfig("cifar10", filters=2), precision, seed=seed)
+                    for precision, seed in (("float32", 1), ("float16", 2)))
+    for each in (model, other):
+        each.prepare_training()
+    checkpoints.save(model.state(), model.config, tmp_path / "x")
+    checkpoints.restore(other, tmp_path / "x")
+    np.testing.assert_array_equal(other.state()["gen/conv1/kernel"], model.state()["gen/conv1/kernel"])
+
+
 def test_nothing_is_half_loaded(tmp_path):
     model = Model(NetworkConfig("cifar10", filters=4))
     before = {name: v.numpy() for name, v in model.state().items()}
