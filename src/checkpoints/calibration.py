@@ -94,7 +94,8 @@ def _moments(model, layer, forward):
 
 def save_calibrated(model, checkpoint, dataset, images_used, options):
     """Saves a calibrated model of load_for_inference as CALIBRATED/<dataset>/<name>_<dataset>-<step>, where CALIBRATED is
-    a folder of that name next to its checkpoint: give it as --checkpoints-path. Returns the prefix.
+    a folder of that name next to its checkpoint: give it as --checkpoints-path. One of the original's gets no step, for
+    training counts from 0 there, and what it saves must be newer. Returns the prefix.
 
     Args:
         dataset: the training images. A training that goes on from there must find the same.
@@ -112,6 +113,6 @@ def save_calibrated(model, checkpoint, dataset, images_used, options):
         del tensors["record"]
     folder = checkpoint.prefix.parent / "calibrated" / options.dataset
     folder.mkdir(parents=True, exist_ok=True)
-    prefix = folder / f"{options.name}_{options.dataset}-{checkpoint.step}"
+    prefix = folder / (f"{options.name}_{options.dataset}" + f"-{checkpoint.step}" * (not checkpoint.original))
     save(tensors, dataclasses.replace(model.config, normalization="moving"), prefix, record)
     return prefix

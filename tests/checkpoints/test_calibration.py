@@ -110,6 +110,7 @@ def test_original_calibrated_and_saved_as_one_of_ours(cli, tmp_path, monkeypatch
     np.testing.assert_allclose(saved.generator(gray, normalize=networks.moving_statistics),
                                saved.generator(gray, normalize=networks.batch_statistics), atol=1e-3)
     assert load(tmp_path)[0].config.normalization == "batch"  # the original is as it was
+    assert checkpoint.prefix.name == "CGAN_demo"  # older than all that a training saves there
     assert checkpoint.record["images"] == open_dataset("demo", "", "train").fingerprint()
     assert checkpoints.describe(tmp_path / "passed").record["calibrated"] == 87
     result = cli("train.py", "--dataset", "demo", "--filters", 4, "--gray-range", 255, "--checkpoints-path", folder)
