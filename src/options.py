@@ -278,6 +278,7 @@ def _resolve_paths(options):
     typed = options.checkpoints_path
     prefix = Path(f"{typed}.index").is_file()
     folder = typed.is_dir() and not (typed / options.dataset).is_dir() and any(
-        file.name.startswith(f"{options.name}_{options.dataset}") and file.suffix == ".index" for file in typed.iterdir())
+        file.suffix == ".index" and (file.name.startswith(f"{options.name}_{options.dataset}") or file.stem == "pretrained")
+        for file in typed.iterdir())
     if options.mode == "train" or not (prefix or folder):
         options.checkpoints_path /= options.dataset

@@ -54,6 +54,15 @@ def test_the_originals_color_space_can_be_told_to_every_mode(mode):
     assert parsed(f"--color-space rgb{more}", mode).color_space == "rgb"
 
 
+@pytest.mark.parametrize("file", ["CGAN_demo-3.index", "CGAN_demo.index", "pretrained.index"])
+def test_a_folder_of_checkpoints_itself(tmp_path, file):
+    line = f"--dataset demo --checkpoints-path {tmp_path}"
+    assert parsed(line, "evaluate").checkpoints_path == tmp_path / "demo"
+    (tmp_path / file).touch()
+    assert parsed(line, "evaluate").checkpoints_path == tmp_path
+    assert parsed(line, "train").checkpoints_path == tmp_path / "demo"
+
+
 def test_a_seed_is_drawn():
     drawn = {parsed("").seed for _ in range(5)}
     assert len(drawn) > 1 and 0 not in drawn
