@@ -289,7 +289,7 @@ def house(tmp_path, monkeypatch):
 
     monkeypatch.setattr(session, "open_dataset", lambda *_, **__: Photos(getattr(options, "photos", 20)))
     monkeypatch.setattr(web, "Server", Page)
-    loaded = Network(), Namespace(prefix=Path("CGAN_demo-7"), step=7)
+    loaded = Network(), Namespace(prefix=Path("CGAN_demo-7"), step=7, record={})
     monkeypatch.setitem(sys.modules, "src.checkpoints", Namespace(load_for_inference=lambda options: loaded))
     options = Namespace(
         seed=3, seed_drawn=False, dataset="demo", dataset_path=tmp_path, checkpoints_path=tmp_path / "demo", batch_size=4,
@@ -377,7 +377,7 @@ from argparse import Namespace
 from pathlib import Path
 from test_turing import Network, Photos
 from src.turing import session
-loaded = Network(), Namespace(prefix=Path("CGAN_demo-7"), step=7)
+loaded = Network(), Namespace(prefix=Path("CGAN_demo-7"), step=7, record={})
 sys.modules["src.checkpoints"] = Namespace(load_for_inference=lambda options: loaded)
 session.open_dataset = lambda *_, **__: Photos()
 folder = Path(sys.argv[1])
