@@ -32,3 +32,13 @@ def test_the_lines_run_as_printed(blocks, cli, tmp_path, monkeypatch, capsys):
             exec(text, names)
     assert names["rgb"].shape == (16, 32, 32, 3) and int(names["model"].step) == 20
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == [*map(str, range(1, 21))]
+
+
+def test_the_readmes_lines_run_as_printed(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    (text,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    names = {}
+    exec(text, names)
+    photo = images.read_rgb(ROOT / "docs" / "photo.jpg")
+    assert names["rgb"].shape == photo.shape and names["rgb"].dtype == np.uint8
+    assert np.ptp(names["rgb"].astype(int), -1).mean() > 5  # there are colors
