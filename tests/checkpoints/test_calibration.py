@@ -113,7 +113,8 @@ def test_original_calibrated_and_saved_as_one_of_ours(cli, tmp_path, monkeypatch
     assert checkpoint.prefix.name == "CGAN_demo"  # older than all that a training saves there
     assert checkpoint.record["images"] == open_dataset("demo", "", "train").fingerprint()
     assert checkpoints.describe(tmp_path / "passed").record["calibrated"] == 87
-    result = cli("train.py", "--dataset", "demo", "--filters", 4, "--gray-range", 255, "--checkpoints-path", folder)
+    result = cli("train.py", "--dataset", "demo", "--filters", 4, "--gray-range", 255, "--sample", 0,
+                 "--checkpoints-path", folder)
     assert result.code == 2 and "color_space was rgb and is lab" in result.stderr, result.stderr
 
 
