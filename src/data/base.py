@@ -106,15 +106,14 @@ class InFiles(Dataset):
         return len(self.ends)
 
     def __getitem__(self, index):
-        path = os.path.join(self.folder, self.name(index))
         try:
-            require_regular(path)
+            image = images.read_rgb(os.path.join(self.folder, self.name(index)))
         except images.ImageError as error:
             if not os.path.isdir(self.folder):
                 raise InputError(f"{self.folder}: this folder is no longer there. When it is back, the same command goes on"
                                  ) from error
             raise
-        return images.fit(images.read_rgb(path), self.size)
+        return images.fit(image, self.size)
 
     def _line(self, index):
         return self.listing[self.ends[index - 1] + 1 if index else 0:self.ends[index]]
@@ -132,10 +131,10 @@ class InFiles(Dataset):
 
 
 def require_regular(path):
-    """ImageError if there is no regular file: a pipe would be waited for, and a device may never end."""
+    """ImageError if there is not a regular file: a pipe would be waited for, and a device may never end."""
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
-            raise images.ImageError(f"{path}: no regular file")
+            raise images.ImageError(f"{path}: not a regular file")
     except OSError as error:
         raise images.ImageError(f"{path}: {error.strerror}") from error
 

@@ -77,7 +77,7 @@ def _batch(path):
     their order; the pixels are where numpy writes them, between the other literals of such an array.
     """
     if not path.is_file():
-        raise InputError(f"{path}: this batch is missing, or is no regular file; fetch {Cifar10.url} again")
+        raise InputError(f"{path}: this batch is missing, or is not a regular file; fetch {Cifar10.url} again")
     contents = path.read_bytes() if path.stat().st_size < 2 ** 30 else b""
     try:
         return _pixels(_literals(contents))

@@ -32,7 +32,7 @@ class Unusable:
 
     def _go_on(self, datasets):
         if not self.log.is_file():
-            raise InputError(f"{self.log}: no regular file; move it away")
+            raise InputError(f"{self.log}: not a regular file; move it away")
         # Names are bytes to the file system; surrogates stand for those that are no UTF-8.
         lines = self.log.read_bytes().decode("utf-8", "surrogateescape").removesuffix("\n").split("\n")
         kept, garbage = [], 0

@@ -131,7 +131,7 @@ def test_two_processes_that_unpack_at_once(cifar, tmp_path, monkeypatch):
 def test_a_batch_that_is_no_regular_file_is_not_opened(cifar, make):
     (cifar[0] / "data_batch_2").unlink()
     make(cifar[0] / "data_batch_2")
-    with pytest.raises(InputError, match="data_batch_2: this batch is missing, or is no regular file"):
+    with pytest.raises(InputError, match="data_batch_2: this batch is missing, or is not a regular file"):
         open_dataset("cifar10", cifar[0], "train")
 
 
@@ -296,7 +296,7 @@ def test_files_that_are_no_regular_ones_are_not_opened(places):
         make(places / f"data_256/a/abbey/{name}.jpg")
     train = open_dataset("places365", places, "train")
     for i in (0, 1):
-        with pytest.raises(ImageError, match=rf"{i + 1}\.jpg: no regular file"):
+        with pytest.raises(ImageError, match=rf"{i + 1}\.jpg: not a regular file"):
             train[i]
 
 

@@ -166,7 +166,7 @@ def test_garbage_in_the_log_is_dropped_and_said(folder, tmp_path, capsys):
     assert len(Unusable(log, [train, test])) == 3 and not capsys.readouterr().out
     log.unlink()
     os.mkfifo(log)
-    with pytest.raises(InputError, match="log: no regular file"):
+    with pytest.raises(InputError, match="log: not a regular file"):
         Unusable(log)
 
 
