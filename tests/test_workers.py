@@ -97,7 +97,8 @@ def test_a_worker_that_dies_ends_the_others_and_the_same_commands_go_on(tmp_path
 
     chief, other = start_two(("train.py",), folders, *arguments)
     wait_for(chief, f"Going on from {last}")
-    wait_for(chief, " iteration ")
+    for _ in range(2):  # the first line comes while the other may still be ending its first iteration, before it listens
+        wait_for(chief, " iteration ")
     other.send_signal(signal.SIGTERM)  # one is told, and all stop after the same iteration, which is saved
     output, errors = chief.communicate(timeout=60)
     assert (chief.returncode, other.wait(60)) == (143, 143), errors
