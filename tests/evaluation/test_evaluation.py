@@ -200,7 +200,8 @@ def test_intervals_stay_readable_and_apart():
 def test_bootstrap_is_scipys():
     values = np.random.default_rng(0).gamma(2, 10, (200, 2))
     low, high = measures.bootstrap(values, seed=1)
-    ours = scipy.stats.bootstrap((values[:, 0],), np.mean, n_resamples=2000, method="percentile", random_state=2).confidence_interval
+    ours = scipy.stats.bootstrap((values[:, 0],), np.mean, n_resamples=2000, method="percentile",
+                                 random_state=2).confidence_interval
     np.testing.assert_allclose([low[0], high[0]], ours, atol=0.2 * (high[0] - low[0]))
     np.testing.assert_array_equal(measures.bootstrap(values, seed=1), [low, high])
     assert (measures.bootstrap(values, seed=2)[0] != low).all()
