@@ -433,3 +433,13 @@ def test_augment_is_what_mirrors():
             model.prepare_training(augment=augment)
             losses.append([float(value) for value in model.train_step(images).values()])
         assert (losses[0] == pytest.approx(losses[1], rel=1e-4)) == same
+
+
+def test_validation_fills_its_last_batch(tmp_path, cli, monkeypatch):
+    """221 test images in batches of 220: with batch statistics the last one alone would have other colors."""
+    sizes, evaluate = [], Model.evaluate
+    monkeypatch.setattr(Model, "evaluate",
+                        lambda self, images, *more: sizes.append(len(images)) or evaluate(self, images, *more))
+    result = cli("train.py", "--dataset", "demo", "--filters", "2", "--batch-size", "220", "--epochs", "1", "--seed", "7",
+                 "--normalization", "batch", "--sample", "0", "--save", "0", "--checkpoints-path", tmp_path)
+    assert result.code == 0 and sizes == [220, 220], result.stderr

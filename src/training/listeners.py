@@ -142,11 +142,12 @@ class Validation(Listener):
 
     def validate(self, state):
         values = []
-        for _, pixels in pipeline.test_batches(self.tests, self.options.batch_size, self.unusable):
+        batches = ([pixels.numpy()] for _, pixels in pipeline.test_batches(self.tests, self.options.batch_size, self.unusable))
+        for (pixels,), new in pipeline.full_batches(batches, self.options.batch_size):
             if self.stopped():
                 state.break_off("validation")
                 return
-            values.append(self.measure(pixels))
+            values.append({name: value[-new:] for name, value in self.measure(pixels).items()})
         if not values:
             print(f"WARNING: none of the {len(self.tests):,} test images can be read; there is nothing to validate on",
                   file=sys.stderr, flush=True)
