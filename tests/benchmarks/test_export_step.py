@@ -1,5 +1,6 @@
 """The exported training iteration: what is in the files fits together and is the model's own."""
 
+import functools
 import json
 import re
 import subprocess
@@ -9,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import export_step
-from src import losses, networks
-from src.model import Model
+from benchmarks import export_step, import_state
+from src import checkpoints, losses, networks
+from src.model import AVERAGE, Model
 from src.networks import NetworkConfig
 
 
@@ -19,7 +20,8 @@ from src.networks import NetworkConfig
 def exported(request, tmp_path_factory):
     """The files of a tiny model, read again, and such a model."""
     folder = tmp_path_factory.mktemp("export")
-    export_step.main([str(folder), "--precision", request.param, "--batch-size", "2", "--filters", "4", "--seed", "3"])
+    export_step.main([str(folder), "--dataset", "cifar10", "--precision", request.param, "--batch-size", "2", "--filters", "4",
+                      "--seed", "3"])
     with np.load(folder / "state.npz") as stored:
         state = [stored[name] for name in sorted(stored.files)]
     model = Model(NetworkConfig("cifar10", filters=4), precision=request.param, seed=3)
@@ -51,13 +53,15 @@ def test_the_state_is_the_models_and_all_that_learns_is_updated(exported):
 def test_repeated_weights_are_small_and_the_reference_starts_from_them(tmp_path, monkeypatch):
     compiled, prepare = [], Model.prepare_training
 
+    @functools.wraps(prepare)  # its parameters are looked at
     def prepare_uncompiled(model, **settings):  # XLA takes half a minute, and computes the same
         compiled.append(model.jit)
         model.jit = False
         prepare(model, **settings)
 
     monkeypatch.setattr(Model, "prepare_training", prepare_uncompiled)
-    export_step.main([str(tmp_path), "--batch-size", "2", "--filters", "8", "--repeat-weights", "--reference", "2"])
+    export_step.main([str(tmp_path), "--dataset", "cifar10", "--seed", "1", "--batch-size", "2", "--filters", "8",
+                      "--repeat-weights", "--reference", "2"])
     meta, reference = (json.loads((tmp_path / name).read_text()) for name in ("meta.json", "reference.json"))
     with np.load(tmp_path / "state.npz") as stored:
         kernel = stored[f"a{meta['state'].index('gen/conv4/kernel'):04d}"].ravel()
@@ -99,3 +103,20 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     program = Path(export_step.__file__)
     result = subprocess.run([sys.executable, program, tmp_path / "file" / "folder"], capture_output=True, text=True, timeout=60)
     assert result.returncode == 2 and "file/folder: cannot be written" in result.stderr and "Traceback" not in result.stderr
+
+
+def test_an_export_is_of_the_run_that_the_options_describe(tmp_path):
+    """--ema, --gray-range and --image-size reach the program, and what is trained with it becomes a checkpoint."""
+    export_step.main([str(tmp_path), "--dataset", "demo", "--network", "cifar10", "--image-size", "16", "--batch-size", "2",
+                      "--filters", "4", "--gray-range", "255", "--ema", "0.9", "--images"])
+    meta, images = json.loads((tmp_path / "meta.json").read_text()), np.load(tmp_path / "images.npy")
+    assert meta["size"] == 16 and images.shape[1:] == (16, 16, 3) and images.dtype == np.uint8 and len(images) > 3000
+    average = [name for name in meta["state"] if name.endswith(AVERAGE)]
+    assert average and {meta["state"].index(name) for name in average} < set(meta["updates"])
+    with np.load(tmp_path / "state.npz") as stored:
+        np.savez(tmp_path / "trained.npz", **{name: stored[f"a{i:04d}"] for i, name in enumerate(meta["state"])})
+    import_state.main([str(tmp_path / name) for name in ("meta.json", "trained.npz", "checkpoints/trained")])
+    model, checkpoint = checkpoints.load(tmp_path / "checkpoints" / "trained")
+    assert (model.config.gray_range, model.config.image_size, checkpoint.averaged) == (255, 16, True)
+    with np.load(tmp_path / "trained.npz") as trained:
+        np.testing.assert_array_equal(model.state()["gen/conv0/kernel"], trained["gen/conv0/kernel" + AVERAGE])
