@@ -1,9 +1,16 @@
 """What both networks share: convolutions under the names of the original's checkpoints."""
 
-from src.backend import keras
+from src.backend import keras, tf
 from src.networks.convolutions import Convolution, TransposedConvolution
 
 LEAK = 0.2  # LeakyReLU's slope
+
+
+@tf.custom_gradient
+def leaky_relu(x):
+    """LeakyReLU of slope LEAK. Its gradient asks the result for the sign, not x, whose memory is free after it."""
+    y = tf.nn.leaky_relu(x, LEAK)
+    return y, lambda dy: tf.raw_ops.LeakyReluGrad(gradients=dy, features=y, alpha=LEAK)
 
 
 class Network(keras.Model):

@@ -1,7 +1,7 @@
 """The conditional patch discriminator: (luma, color) -> logits (Nazeri et al. 2018, section 2.3)."""
 
 from src.backend import tf
-from src.networks.base import LEAK, Network
+from src.networks.base import Network, leaky_relu
 from src.networks.normalization import BatchNorm, moving_statistics
 
 
@@ -23,5 +23,5 @@ class Discriminator(Network):
         x = tf.concat([gray, color], -1)
         for convolve, norm in self.units:
             x = convolve(x)
-            x = tf.nn.leaky_relu(normalize(norm, x) if norm else x, LEAK)
+            x = leaky_relu(normalize(norm, x) if norm else x)
         return tf.cast(self.last(x), tf.float32)

@@ -1,7 +1,7 @@
 """The U-Net generator: luma -> three color channels (Nazeri et al. 2018, section 2.3)."""
 
 from src.backend import tf
-from src.networks.base import LEAK, Network
+from src.networks.base import Network, leaky_relu
 from src.networks.normalization import BatchNorm, moving_statistics
 
 DROPOUT = 0.5
@@ -31,7 +31,7 @@ class Generator(Network):
         """gray (N, H, W, 1) in the gray range -> (N, H, W, 3) float32 in -1..1; no dropout without a seed, int64 (2,)."""
         x, skips = gray, []
         for convolve, norm in self.encoder:
-            x = tf.nn.leaky_relu(normalize(norm, convolve(x)), LEAK)  # (N, H/s, W/s, C)
+            x = leaky_relu(normalize(norm, convolve(x)))  # (N, H/s, W/s, C)
             skips.append(x)
         parts = [x]
         for i, ((convolve, norm), skip) in enumerate(zip(self.decoder, skips[-2::-1], strict=True)):
