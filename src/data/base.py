@@ -1,7 +1,6 @@
 """What a dataset is: an index -> one uint8 RGB image, from memory or from files."""
 
 import os
-import stat
 import zlib
 from bisect import bisect_left
 from pathlib import Path
@@ -64,7 +63,6 @@ class InMemory(Dataset):
         found, names = [], [os.path.relpath(path, self.folder) for path in paths]
         for path, name in zip(paths, names):
             try:
-                require_regular(path)
                 found.append(decode(path))
             except images.ImageError as error:
                 if for_now(error):  # else a run that goes on would find other images
@@ -128,15 +126,6 @@ class InFiles(Dataset):
 
     def fingerprint(self):
         return f"{len(self)} images, CRC {zlib.crc32(self.listing):08x}"
-
-
-def require_regular(path):
-    """ImageError if there is not a regular file: a pipe would be waited for, and a device may never end."""
-    try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            raise images.ImageError(f"{path}: not a regular file")
-    except OSError as error:
-        raise images.ImageError(f"{path}: {error.strerror}") from error
 
 
 def for_now(error):

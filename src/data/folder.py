@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import stat
 from pathlib import Path
 
 from src.data import images
@@ -54,11 +53,8 @@ def _share(file):
 def _is_picture(top, file):
     if file.lower().endswith(SUFFIXES):
         return True
-    path = os.path.join(top, os.fsdecode(file))
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            return False
-        with images.opened(path, max_pixels=2 ** 62):
+        with images.opened(os.path.join(top, os.fsdecode(file)), max_pixels=2 ** 62):
             return True
-    except (OSError, images.ImageError):
+    except images.ImageError:
         return False
