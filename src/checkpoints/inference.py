@@ -61,9 +61,11 @@ def load_newest(path, **changes):
     return opened
 
 
-def load_for_inference(options):
+def load_for_inference(options, dataset=None):
     """Opens the newest readable checkpoint that the options name, ours or the original's, on the first of their devices.
 
+    Args:
+        dataset: that of the options, which gets the size of the model's images. InputError if its networks are others.
     Returns: (Model, Checkpoint).
     """
     devices.select(options.gpu_ids[:1])
@@ -85,4 +87,11 @@ def load_for_inference(options):
     if not opened:
         raise InputError(f"{path}: no checkpoint {options.name}_{options.dataset} here; train one (python train.py --dataset "
                          f"{options.dataset}), or name another folder or prefix with --checkpoints-path")
+    if dataset is not None:
+        model, checkpoint = opened
+        trained_on = checkpoint.record.get("dataset")  # perhaps with other networks than its own: --network
+        if dataset.network not in (None, model.config.network) and trained_on != options.dataset:
+            raise InputError(f"{checkpoint.prefix}: its networks are {model.config.network}'s, and --dataset {options.dataset} "
+                             f"needs {dataset.network}'s")
+        dataset.size = model.size
     return opened
