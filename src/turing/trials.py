@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from src.errors import InputError
+from src.errors import InputError, as_input_error
 from src.turing.score import summarize
 
 
@@ -118,31 +118,26 @@ def _line(cells):
 
 def _append(file, row):
     """One line at the end of the file, on the disk when this returns; all of it or nothing."""
-    try:
-        with open(file, "ab", buffering=0) as out:
-            end = out.tell()
-            line = (b"" if end else _line(Row._fields)) + _line(row)
-            try:
-                if out.write(line) < len(line):
-                    raise OSError("the disk is full")
-                os.fsync(out.fileno())
-            except OSError:
-                out.truncate(end)
-                raise
-    except OSError as error:
-        raise InputError(f"{file}: the answer cannot be saved ({error.strerror or error}); make room") from error
+    with as_input_error(f"{file}: the answer cannot be saved", "; make room"), open(file, "ab", buffering=0) as out:
+        end = out.tell()
+        line = (b"" if end else _line(Row._fields)) + _line(row)
+        try:
+            if out.write(line) < len(line):
+                raise OSError("the disk is full")
+            os.fsync(out.fileno())
+        except OSError:
+            out.truncate(end)
+            raise
 
 
 def read_rows(file, mend=False):
     """All answers of a trials.csv. A last line that a kill cut off does not count, and is removed if `mend` (which is
     for the file's only writer); InputError for any other bad line."""
-    try:
+    with as_input_error(f"{file}: cannot be read", "; check --checkpoints-path"):
         data = file.read_bytes()
         whole = data.rfind(b"\n") + 1
         if whole < len(data) and mend:
             os.truncate(file, whole)
-    except OSError as error:
-        raise InputError(f"{file}: {error.strerror}; check --checkpoints-path") from error
     rows, number = [], 1
     try:
         lines = csv.reader(io.StringIO(data[:whole].decode("utf-8-sig")), strict=True)
