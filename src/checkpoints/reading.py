@@ -93,7 +93,8 @@ def _describe_original(prefix, found):
     units = {network: sum(f"{network}/conv{i}/kernel" in found for i in range(100)) for network in ("gen", "dis")}
     networks = {len(architecture.encoder): name for name, architecture in ARCHITECTURES.items()}
     if units["gen"] not in networks:
-        raise InputError(f"{prefix}: its generator has {units['gen']} encoder units; known are {networks}")
+        raise InputError(f"{prefix}: its generator has {units['gen']} encoder units; known are "
+                         + ", ".join(f"{depth} ({name})" for depth, name in networks.items()))
     network = networks[units["gen"]]
     discriminators = {0: None, **{len(layers): name for name, layers in ARCHITECTURES[network].discriminators.items()}}
     if units["dis"] not in discriminators:
