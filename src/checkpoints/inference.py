@@ -61,8 +61,8 @@ def load_newest(path, run=None, **changes):
     opened = first_readable(find, lambda prefix: load(prefix, **changes))
     if not opened:
         wanted, hint = (f" {'_'.join(run)}", f"train one (python train.py --dataset {run[1]}), or ") if run else ("", "")
-        raise InputError(f"{path}: no checkpoint{wanted} here; {hint}name a folder with checkpoints or the prefix of one, such as "
-                         "checkpoints/cifar10/pretrained (--checkpoints-path)")
+        raise InputError(f"{path}: no checkpoint{wanted} here; {hint}name a folder with checkpoints or the prefix of one, such "
+                         "as checkpoints/cifar10/pretrained (--checkpoints-path)")
     return opened
 
 
