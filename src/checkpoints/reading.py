@@ -98,7 +98,8 @@ def _describe_original(prefix, found):
     network = networks[units["gen"]]
     discriminators = {0: None, **{len(layers): name for name, layers in ARCHITECTURES[network].discriminators.items()}}
     if units["dis"] not in discriminators:
-        raise InputError(f"{prefix}: its discriminator has {units['dis']} units; known for {network} are {discriminators}")
+        raise InputError(f"{prefix}: its discriminator has {units['dis']} units; known for {network} are "
+                         f"{sorted(discriminators)[1:]}")
     return {"network": network, "gray_range": 255, "kernel_size": kernel[0], "filters": kernel[3],
             "discriminator": discriminators[units["dis"]], "normalization": "batch", "original": True}
 
