@@ -3,6 +3,7 @@
 import os
 import zlib
 from bisect import bisect_left
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
@@ -50,11 +51,10 @@ class InMemory(Dataset):
                                  f"{(self.size, self.size, 3)}; images.fit scales and crops")
         self.images = np.asarray(self.images, np.uint8).reshape(-1, self.size, self.size, 3)
         if split == "train":
-            gray = (self.images == self.images[..., :1]).all((1, 2, 3)) & [name not in self.broken for name in self.names]
-            self.left_out = int(gray.sum())
+            colored = [name in self.broken or not images.is_gray(image) for image, name in zip(self.images, self.names)]
+            self.left_out = colored.count(False)
             if self.left_out:
-                self.images = self.images[~gray]
-                self.names = [name for name, is_gray in zip(self.names, gray) if not is_gray]
+                self.images, self.names = self.images[colored], list(compress(self.names, colored))
         self.size = size or self.size
 
     def read(self, paths, decode):
@@ -105,13 +105,12 @@ class InFiles(Dataset):
 
     def __getitem__(self, index):
         try:
-            image = images.read_rgb(os.path.join(self.folder, self.name(index)))
+            return images.fit(images.read_rgb(os.path.join(self.folder, self.name(index))), self.size)
         except images.ImageError as error:
-            if not os.path.isdir(self.folder):
-                raise InputError(f"{self.folder}: this folder is no longer there. When it is back, the same command goes on"
-                                 ) from error
-            raise
-        return images.fit(image, self.size)
+            if os.path.isdir(self.folder):
+                raise
+            raise InputError(f"{self.folder}: this folder is no longer there. When it is back, the same command goes "
+                             "on") from error
 
     def _line(self, index):
         return self.listing[self.ends[index - 1] + 1 if index else 0:self.ends[index]]
