@@ -27,15 +27,15 @@ class Dataset:
         raise NotImplementedError
 
     def name(self, index):
-        """What to call an image in front of people."""
+        """An image's name, for people."""
         raise NotImplementedError
 
     def has(self, name):
-        """Whether an image is called so."""
+        """Whether an image has this name."""
         return any(self.name(index) == name for index in range(len(self)))
 
     def fingerprint(self):
-        """Tells this list of images from another one: a resumed run must find the same."""
+        """A text that another list of images would not have: a resumed run must find the same."""
         raise NotImplementedError
 
 

@@ -51,7 +51,7 @@ class Cifar10(InMemory):
         import keras  # here, since it takes seconds and is hardly ever needed
 
         with as_input_error(f"{self.url} could not be fetched into {folder}", "; nothing was kept. Fetch it by hand, or try "
-                            "--dataset demo, which needs no download", Exception):  # Keras raises just that
+                            "--dataset demo, which needs no download", Exception):  # Keras raises no other
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=".download-", dir=folder) as temporary:
                 fetched = keras.utils.get_file(self.archive, self.url, cache_dir=temporary, cache_subdir="",

@@ -159,7 +159,7 @@ def segment(marker, data):
     return struct.pack(">BBH", 0xFF, marker, len(data) + 2) + data
 
 
-MARKER = re.compile(rb"\xff[\x02-\xcf\xd8-\xfe]")  # none of entropy-coded data: stuffed zeros, restarts and fillers
+MARKER = re.compile(rb"\xff[\x02-\xcf\xd8-\xfe]")  # not what compressed pixels hold: stuffed zeros, restarts and fillers
 
 
 def _end_of_scans(data):
@@ -340,7 +340,6 @@ def _tiff(file, max_pixels):
     if tiff.PROFILE in tags:
         contents.icc = tags[tiff.PROFILE][2]
     check_size(tiff.number(tags, tiff.WIDTH, 0), tiff.number(tags, tiff.HEIGHT, 0), max_pixels)
-    tiff.limits(tags)
     bits, channels = max(tiff.numbers(tags, tiff.BITS, [1])), tiff.number(tags, tiff.SAMPLES, 1)
     photometric = tiff.number(tags, tiff.PHOTOMETRIC, 1)
     usual, whole = {0: 1, 1: 1, 2: 3, 5: 4, 6: 3}.get(photometric), tiff.numbers(tags, 530, [2, 2]) == [1, 1]

@@ -23,8 +23,8 @@ from src.data import containers, tiff
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")  # no other decoder of Pillow's ever sees a stranger's bytes
 UPRIGHT = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_270", 7: "TRANSVERSE",
            8: "ROTATE_90"}  # what undoes an orientation
-# A reader of pixels has no use for warnings, and every read has a size limit of its own, below. Pillow's error for bombs (at
-# twice the size of its warning) stays as a second fence.
+# Who reads pixels has no use for warnings, and every read has a size limit of its own. Pillow's error for pictures of twice
+# the size of which it warns stays, as a second limit.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
@@ -86,19 +86,18 @@ class ImageFile:
         return color.transpose(Image.Transpose[turn]) if turn else color
 
     def _to_srgb(self, image):
-        """L, RGB or CMYK -> L or RGB in sRGB; sets `profile`."""
+        """L, RGB or CMYK -> L or RGB in sRGB; sets `profile` and `converted`."""
         icc, gamma = self.contents.icc, self.contents.gamma
         convert, same = _conversion(icc, image.mode) if icc else (None, False)
-        self.converted = bool(convert or (gamma and not same))
-        if convert:
-            self.profile = srgb()
-            return convert(image)
-        if icc and not same:
-            self.contents.left_out.append("the color profile (unreadable, or not for such pixels)")
-        if same:
+        if convert or gamma:  # a file with a profile has no gamma
+            self.profile, self.converted = srgb(), True
+        elif same:
             self.profile = icc
-        elif gamma:
-            self.profile = srgb()
+        elif icc:
+            self.contents.left_out.append("the color profile (unreadable, or not for such pixels)")
+        if convert:
+            return convert(image)
+        if gamma:
             light = np.linspace(0, 1, 256) ** (1 / gamma)
             level = np.where(light > 0.0031308, 1.055 * light ** (1 / 2.4) - 0.055, 12.92 * light)
             return image.point(np.round(level * 255).astype(int).tolist() * len(image.getbands()))

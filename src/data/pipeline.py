@@ -86,7 +86,7 @@ def read(dataset, index, unusable):
 
 
 def training_batches(dataset, batch_size, seed, start=0, unusable=None, context=None):
-    """Endless tf.data.Dataset of training batches, uint8 (batch_size / replicas, S, S, 3), behind the first `start` images.
+    """Endless tf.data.Dataset of training batches, uint8 (batch_size / replicas, S, S, 3), after the first `start` images.
 
     Position p of the run, counted in images, is image p % N of epoch p // N, in an order of that epoch's own. So a batch
     may straddle two epochs, each image comes once an epoch, every batch has one shape, and a resumed run goes on exactly

@@ -1,7 +1,6 @@
 """TIFF's directories: those of TIFF files, and of EXIF blocks, which are small TIFF files without pixels.
 
-A directory is a dict {tag: (type, count, value)}, the value as little-endian bytes whatever the file's order. Nothing but
-these directories is read here, and `limits` refuses one that would cost its reader too much.
+A directory is a dict {tag: (type, count, value)}, the value as little-endian bytes whatever the file's order.
 """
 
 import struct
@@ -116,32 +115,25 @@ def written(directory, at, following=0):
     return struct.pack("<H", len(table)) + b"".join(table) + struct.pack("<I", following) + values
 
 
-def limits(directory):
-    """ValueError if decoding would cost far more than the picture's pixels: tiles or strips too large or too many."""
-    width, height = number(directory, WIDTH, 0), number(directory, HEIGHT, 0)
-    tile = number(directory, TILE_WIDTH, 0) * number(directory, TILE_HEIGHT, 0)
-    if tile > 4 * width * height + (1 << 20):
-        raise ValueError(f"its tiles are of {number(directory, TILE_WIDTH, 0)}x{number(directory, TILE_HEIGHT, 0)} pixels")
-    pieces = max(len(numbers(directory, tag)) for tag in OFFSETS)
-    if pieces > MAX_PIECES or any(directory.get(tag, (0, 0))[1] > MAX_PIECES for tag in OFFSETS + COUNTS):
-        raise ValueError(f"it has over {MAX_PIECES:,} strips or tiles")
-    if not pieces:
-        raise ValueError("its pixels are missing")
-
-
 def pieces(file, directory):
-    """Where the strips or tiles lie, checked -> (which of OFFSETS' tags, list of (offset, bytes))."""
-    limits(directory)
-    which = 0 if OFFSETS[0] in directory else 1
+    """Where the strips or tiles lie -> (which of OFFSETS' tags, list of (offset, bytes)).
+
+    ValueError if decoding them would cost far more than the picture's pixels: too large, too many, or overlapping.
+    """
+    pixels = number(directory, WIDTH, 0) * number(directory, HEIGHT, 0)
+    tile_width, tile_height = number(directory, TILE_WIDTH, 0), number(directory, TILE_HEIGHT, 0)
+    if tile_width * tile_height > 4 * pixels + (1 << 20):
+        raise ValueError(f"its tiles are of {tile_width}x{tile_height} pixels")
+    if any(directory.get(tag, (0, 0))[1] > MAX_PIECES for tag in OFFSETS + COUNTS):
+        raise ValueError(f"it has over {MAX_PIECES:,} strips or tiles")
+    which, size = 0 if OFFSETS[0] in directory else 1, file.seek(0, 2)
     offsets, counts = numbers(directory, OFFSETS[which]), numbers(directory, COUNTS[which])
-    size = file.seek(0, 2)
     if not counts and len(offsets) == 1:
         counts = [size - offsets[0]]
-    if len(counts) < len(offsets):
-        raise ValueError("its strips' sizes are missing")
-    samples, bits = number(directory, SAMPLES, 1), max(numbers(directory, BITS, [1]))
-    raw = number(directory, WIDTH, 0) * number(directory, HEIGHT, 0) * samples * bits // 8
-    if sum(max(0, min(count, size - offset)) for offset, count in zip(offsets, counts)) > 4 * raw + (1 << 26):
+    if not offsets or len(counts) < len(offsets):
+        raise ValueError("its pixels, or their sizes, are missing")
+    plain = pixels * number(directory, SAMPLES, 1) * max(numbers(directory, BITS, [1])) // 8
+    if sum(max(0, min(count, size - offset)) for offset, count in zip(offsets, counts)) > 4 * plain + (1 << 26):
         raise ValueError("its compressed pixels are larger than its pixels")
     return which, list(zip(offsets, counts))
 

@@ -42,8 +42,8 @@ def run(options):
     unwritable = f"{folder}: the report cannot be written there"
     with as_input_error(unwritable, "; choose another folder with --output"):
         folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()  # better told now than after an hour
-    features = fid.inception() if options.fid else None  # better told now than after an hour
+        tempfile.TemporaryFile(dir=folder).close()  # fails now rather than after an hour
+    features = fid.inception() if options.fid else None  # may fail, and better now than after an hour
     training = _training_images(options, tests.size, notes)
     calibrated = _adapt(model, checkpoint, training, options, notes) if model else None
 
@@ -78,7 +78,7 @@ def _refuse_contradictions(options):
     if options.save_calibrated and not options.calibrate:
         raise InputError("--save-calibrated True: there is nothing to save without --calibrate N")
     if options.save_generator:
-        checkpoints.check_prefix(options.save_generator, options.overwrite)  # better told now than after an hour
+        checkpoints.check_prefix(options.save_generator, options.overwrite)
     for name in ("calibrate", "save_generator", "save_images") if options.results else ():
         if getattr(options, name):
             raise InputError(f"--{name.replace('_', '-')}: goes with a checkpoint, and --results {options.results} measures "

@@ -16,7 +16,7 @@ def inception():
     """
     folder = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras", "models")
     with as_input_error("--fid True: the weights of Keras' Inception-v3 cannot be had",
-                        f"; fetch that file on another machine and put it into {folder}", Exception):  # Keras raises just that
+                        f"; fetch that file on another machine and put it into {folder}", Exception):  # Keras raises no other
         network = keras.applications.InceptionV3(include_top=False, pooling="avg")
 
     @tf.function(autograph=False, reduce_retracing=True)

@@ -128,11 +128,11 @@ def _loop(options, model, dataset, tests, folder, state, record):
     with Signals(model.strategy) as signals, listeners.Progress(options.log_interval, unusable, silent=not chief) as progress:
         test_log = logs.Log(folder.path, "test", state.step) if options.log else None
         run = listeners.Run(options, model, len(dataset), tests, folder, record, unusable, signals, progress.say, test_log)
-        heard = [listener(run) for wanted, listener in (
+        active = [listener(run) for wanted, listener in (
             (True, listeners.Guard), (options.log, listeners.TrainLog), (options.validate, listeners.Validation),
             (options.sample, listeners.Samples), (options.visualize, listeners.Curves), (options.save, listeners.Saving),
         ) if wanted]
-        for listener in heard:
+        for listener in active:
             listener.on_start(state)
         batches = _batches(model, dataset, options, state, unusable, signals)
         for step, losses in model.train(batches):
@@ -140,9 +140,9 @@ def _loop(options, model, dataset, tests, folder, state, record):
             progress.on_iteration(state)  # which waits for the first iteration
             signals.listen()
             with progress.paused():
-                for listener in heard:
+                for listener in active:
                     listener.on_iteration(state)
-        for listener in heard:
+        for listener in active:
             listener.on_end(state)
     return _conclude(options, folder, state, unusable, signals.received)
 

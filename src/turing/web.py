@@ -1,4 +1,4 @@
-"""The Turing test's page: a server on 127.0.0.1 that believes no request."""
+"""The Turing test's page: a server on 127.0.0.1 that checks every request."""
 
 import base64
 import contextlib
