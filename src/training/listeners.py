@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import re
 import shutil
 import sys
 import time
@@ -72,19 +73,19 @@ class Progress:
             self.show(state, values)
 
     def show(self, state, values):
-        losses = shown(values) + (f" (unusable files {len(self.unusable):,})" if self.unusable else "")
-        rate, left = "", ""
+        line = f"epoch {state.epoch}/{state.epochs} iteration {state.step}/{state.total} {shown(values)}"
+        if self.unusable:
+            line += f" (unusable files {len(self.unusable):,})"
         if self.rate:
-            rate = f"{self.rate * state.batch_size:.1f}"
             left = tqdm.format_interval((state.total - state.step) / self.rate)
-        long = (f"epoch {state.epoch}/{state.epochs} iteration {state.step}/{state.total} {losses}"
-                + (f", {rate} images/s, {left} left" if rate else ""))
+            line += f", {self.rate * state.batch_size:.1f} images/s, {left} left"
         if self.bar.disable:
-            print(long, flush=True)
+            print(line, flush=True)
             return
-        short = f"{state.epoch}/{state.epochs} {state.step}/{state.total} {losses}" + (f" {rate}/s {left}" if rate else "")
         columns = shutil.get_terminal_size().columns - 1
-        self.bar.set_description_str((long if len(long) <= columns else short)[:columns])
+        if len(line) > columns:
+            line = re.sub("epoch |iteration |,(?= )| images| left", "", line)
+        self.bar.set_description_str(line[:columns])
 
     def say(self, text):
         """A line that stays."""

@@ -10,7 +10,6 @@ import hashlib
 import json
 import signal
 import time
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ import numpy as np
 from src import files
 from src.data import images, open_dataset
 from src.errors import InputError, as_input_error
+from src.signals import handled
 from src.turing import score, web, window
 from src.turing.trials import Pair, Trials, read_rows
 
@@ -39,15 +39,16 @@ def run(options):
         raise InputError("--ui window: no display, or no GUI toolkit (python3-tk) for matplotlib; use --ui web")
     server = None if windowed else web.Server(options.port)
     test, pairs = _prepare(options, _known_test(folder))
-    with _only_one(folder), _noted_signals() as signals:
+    received = []  # signals: they end the asking, and nothing but that
+    with _only_one(folder), handled(lambda number, _: received.append(number), signal.SIGINT, signal.SIGTERM):
         trials = _continue_or_begin(folder, test, pairs)
         _write(folder / "turing.json", json.dumps({"test": test}, indent=2).encode())  # whose answers these will be
         if windowed:
-            window.ask(trials, signals)
+            window.ask(trials, received)
         else:
-            server.ask(trials, _login(), signals)
+            server.ask(trials, _login(), received)
         _report(folder, test, list(trials.rows))
-    return 128 + signal.SIGTERM if signal.SIGTERM in signals else 0  # Ctrl-C is the way to end the page
+    return 128 + signal.SIGTERM if signal.SIGTERM in received else 0  # Ctrl-C is the way to end the page
 
 
 def _prepare(options, known):
@@ -107,19 +108,6 @@ def _only_one(folder):
         except BlockingIOError as error:
             raise InputError(f"{folder}: another Turing test is running in this folder; end it first") from error
         return lock
-
-
-@contextmanager
-def _noted_signals():
-    """Gives a list of the SIGINTs and SIGTERMs that arrive meanwhile. They end the asking, and nothing but that."""
-    received = []
-    before = {number: signal.signal(number, lambda number, frame: received.append(number))
-              for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler or signal.SIG_DFL)
 
 
 def _continue_or_begin(folder, test, pairs):
