@@ -92,12 +92,8 @@ def describe(results):
 
 
 def printable(value):
-    """A nested value with every text in it such that it can be written as UTF-8: names of files may be any bytes."""
-    if isinstance(value, dict):
-        return {printable(key): printable(part) for key, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [printable(part) for part in value]
-    return str(value).encode(errors="replace").decode() if isinstance(value, (str, Exception)) else value
+    """A value as JSON holds it, with every text in it such that it can be written as UTF-8: names of files may be any bytes."""
+    return json.loads(json.dumps(value, ensure_ascii=False, default=str).encode(errors="replace"))
 
 
 def write(folder, results, shown, values, names, record, run_folder):
