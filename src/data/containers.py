@@ -191,6 +191,8 @@ def _png(file, max_pixels):
             pixels.append(file.read(length))
             file.seek(4, 1)
             continue
+        if name not in (b"IHDR", b"PLTE") and not name[0] & 0x20:
+            raise ValueError(f"it needs {_printed(name)}, which is not PNG's")
         if size + length > MAX_METADATA or name in (b"fdAT", b"fcTL"):  # the latter are an animation's further pictures
             file.seek(length + 4, 1)
             if name not in (b"fdAT", b"fcTL"):
@@ -208,8 +210,6 @@ def _png(file, max_pixels):
                 width, height = struct.unpack(">II", data[:8])
                 limit = SPARE + 9 * min(max_pixels, width * height)
             kept.append(chunk(name, data))
-        elif not name[0] & 0x20:
-            raise ValueError(f"it needs {_printed(name)}, which is not PNG's")
         elif not whole:
             contents.left_out.append(f"{_printed(name)} (wrong checksum)")
         else:
