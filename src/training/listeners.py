@@ -25,7 +25,7 @@ def shown(values):
     return " ".join(f"{name} {value:.3g}" for name, value in values.items() if name not in left_out)
 
 
-# What listeners work with: the training images are counted, `record` goes into checkpoints, `say` shows a line that stays.
+# What listeners work with. dataset_size: training images; record: what goes into checkpoints; say: shows a line that stays.
 Run = namedtuple("Run", "options model dataset_size tests folder record unusable signals say test_log")
 
 
