@@ -70,7 +70,6 @@ def to_uint8(rgb):
 BEND = 6 / 29  # root below which CIELAB is linear
 LOW, HIGH = -0.25, 1.75  # of roots, for a and b in -127..127
 STEPS = 65535
-LIGHTNESSES, HUES = 512, 1024  # of the table of the gamut's border
 NEUTRAL = XYZ_FROM_RGB.sum(axis=1)  # of RGB (1, 1, 1): as the white, it makes every gray exactly a = b = 0
 # Linear light outside 0..1 by less than half an 8-bit level is inside for the eye.
 DARKEST, BRIGHTEST = np.float32(-0.5 / 255 / 12.92), np.float32(1.002)
@@ -94,29 +93,6 @@ def _light_of_srgb(srgb):
 
 def _light_of_root(root):
     return np.where(root > BEND, root ** 3, 3 * BEND ** 2 * (root - 4 / 29))
-
-
-@cache
-def chroma_limits():
-    """The gamut's border: how far colors of one lightness and hue may go, float32 (LIGHTNESSES + 1, HUES + 2).
-
-    Rows: equal steps of y from black (4 / 29) to white (1). Columns: equal steps of hue as `_hue` has it, 0..4, and one more
-    of the first. Values: |x - y| + |z - y| at the border, by bisection.
-    """
-    y = np.linspace(4 / 29, 1, LIGHTNESSES + 1)[:, None]
-    hue = np.arange(HUES + 2) * (4 / HUES) % 4
-    dx = np.abs(hue - 2) - 1  # the diamond |dx| + |dz| = 1, once around
-    dz = np.where(hue < 2, 1 - np.abs(dx), np.abs(dx) - 1)
-    matrix = np.linalg.inv(XYZ_FROM_RGB) * NEUTRAL
-    inside, outside = np.zeros((y.size, hue.size)), np.full((y.size, hue.size), 1.0)
-    for _ in range(20):
-        middle = (inside + outside) / 2
-        x, z = _light_of_root(y + middle * dx), _light_of_root(y + middle * dz)
-        linear = [m[0] * x + m[1] * _light_of_root(y) + m[2] * z for m in matrix]
-        fits = (np.minimum.reduce(linear) >= 0) & (np.maximum.reduce(linear) <= 1)
-        inside, outside = np.where(fits, middle, inside), np.where(fits, outside, middle)
-    inside[[0, -1]] = 0  # black and white have no color
-    return np.float32(inside)
 
 
 def step(values, low=0.0, high=1.0):
@@ -161,34 +137,12 @@ def _linear(y_root, y, dx, dz):
     return [m[0] * x + m[1] * y + m[2] * z for m in matrix]
 
 
-def _hue(dx, dz, size):
-    """Where on the diamond |dx| + |dz| = `size` a point lies, 0..4: as good as an angle for a table, and faster."""
-    along = dx / size
-    return np.where(dz >= 0, 1 - along, 3 + along)
-
-
 def _fitted(y_root, y, dx, dz):
     """As `_linear`, of colors outside the gamut, moved towards gray until they are on its border."""
-    matrix = tables()[4]
-    size = np.maximum(np.abs(dx) + np.abs(dz), np.float32(1e-6))
-    hue = _hue(dx, dz, size) * (HUES / 4)
-    row = np.clip((y_root - np.float32(4 / 29)) * np.float32(LIGHTNESSES / (25 / 29)), 0, LIGHTNESSES)
-    i, j = np.minimum(row.astype(np.int32), LIGHTNESSES - 1), hue.astype(np.int32)
-    row, hue = row - i, hue - j
-    limits, at = chroma_limits().ravel(), i * (HUES + 2) + j
-    upper = limits.take(at) * (1 - hue) + limits.take(at + 1) * hue
-    lower = limits.take(at + HUES + 2) * (1 - hue) + limits.take(at + HUES + 3) * hue
-    scale = np.minimum(upper * (1 - row) + lower * row, size) / size
-    for _ in range(2):  # between the table's points: Newton's steps for the channel that is farthest outside
-        linear = _linear(y_root, y, scale * dx, scale * dz)
-        x_slope = 3 * np.maximum(y_root + scale * dx, BEND) ** 2 * dx
-        z_slope = 3 * np.maximum(y_root + scale * dz, BEND) ** 2 * dz
-        worst, back = np.zeros_like(y), np.zeros_like(y)
-        for plane, m in zip(linear, matrix):
-            excess = plane - np.clip(plane, 0, 1)
-            farther = np.abs(excess) > np.abs(worst)
-            worst = np.where(farther, excess, worst)
-            with np.errstate(all="ignore"):  # a slope of 0 leads to gray
-                back = np.where(farther, excess / (m[0] * x_slope + m[2] * z_slope), back)
-        scale = np.clip(scale - back, 0, scale)
-    return _linear(y_root, y, scale * dx, scale * dz)
+    inside, outside = np.zeros_like(y), np.ones_like(y)  # shares of the distance from gray
+    for _ in range(10):
+        middle = (inside + outside) / 2
+        linear = _linear(y_root, y, middle * dx, middle * dz)
+        fits = (np.minimum.reduce(linear) >= 0) & (np.maximum.reduce(linear) <= 1)
+        inside, outside = np.where(fits, middle, inside), np.where(fits, outside, middle)
+    return _linear(y_root, y, inside * dx, inside * dz)

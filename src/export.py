@@ -14,7 +14,7 @@ import numpy as np
 from src import networks
 from src.backend import keras, tf
 from src.checkpoints import load_for_inference
-from src.errors import InputError
+from src.errors import InputError, as_input_error
 
 SAVED_MODEL, ONNX = "saved_model", "model.onnx"
 OPSET = 18  # the newest that tf2onnx is tested with
@@ -32,7 +32,7 @@ def run(options):
     options.precision = "float32"  # which every runtime has
     model, checkpoint = load_for_inference(options)
     print(f"Exporting the generator of {checkpoint.prefix}, after {checkpoint.step:,} iterations.", flush=True)
-    try:
+    with as_input_error(f"--output {output}: cannot be written", "; make room, or give another folder"):
         output.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".exporting-", dir=output) as folder:
             for name in wanted:
@@ -42,9 +42,6 @@ def run(options):
                 if (output / name).is_dir():
                     shutil.rmtree(output / name)
                 Path(folder, name).replace(output / name)
-    except OSError as error:
-        raise InputError(f"--output {output}: cannot be written ({error.strerror or error}); make room, or give another "
-                         "folder") from error
     return 0
 
 

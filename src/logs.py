@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from src import files
+from src.backend import tf
 
 
 class Log:
@@ -17,9 +18,7 @@ class Log:
     """
 
     def __init__(self, folder, split, step):
-        from src.backend import tf  # here, so that reading and drawing need none
-
-        self.path, self.split, self.tf = Path(folder) / f"log_{split}.dat", split, tf
+        self.path = Path(folder) / f"log_{split}.dat"
         self.columns, lines, unreadable = _lines(self.path)
         if unreadable:
             print(f"{self.path}: unreadable lines, {unreadable:,} of {unreadable + len(lines):,}, are dropped", flush=True)
@@ -43,19 +42,19 @@ class Log:
             file.write(f"{epoch} {step} {' '.join(row)}\n")
         with self._written(), self.writer.as_default(step):  # which flushes
             for name, value in values.items():
-                self.tf.summary.scalar(name, value)
+                tf.summary.scalar(name, value)
 
     def picture(self, step, pixels):
         """Adds a picture, uint8 (H, W, 3), to TensorBoard."""
         with self._written(), self.writer.as_default(step):
-            self.tf.summary.image("gray | original | colorized", pixels[None])
+            tf.summary.image("gray | original | colorized", pixels[None])
 
     @contextlib.contextmanager
     def _written(self):
         """Makes TensorFlow's errors in the block, where it writes for TensorBoard, OSErrors."""
         try:
             yield
-        except self.tf.errors.OpError as error:
+        except tf.errors.OpError as error:
             raise OSError(None, str(error).split("; ")[-1].split("\n")[0], str(self.path.parent / "tensorboard")) from error
 
 
@@ -64,15 +63,15 @@ def _lines(path):
     crash may cut a line short, and people edit logs."""
     columns, found, unreadable = ["epoch", "step"], [], 0
     for line in path.read_text(errors="replace").split("\n") if path.exists() else ():
+        words = line.split()
         if line.startswith("# epoch step"):
-            columns = line[2:].split()
+            columns = words[1:]
         elif line:
-            try:
-                numbers = [int(word) for word in line.split()[:2]] + [float(word) for word in line.split()[2:]]
-            except ValueError:
-                numbers = []
-            found += [line] * (good := len(numbers) == len(columns) > 2)
-            unreadable += not good
+            with contextlib.suppress(ValueError):
+                if len([*map(int, words[:2]), *map(float, words[2:])]) == len(columns) > 2:
+                    found.append(line)
+                    continue
+            unreadable += 1
     return columns, found, unreadable
 
 

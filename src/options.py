@@ -25,9 +25,8 @@ def number(convert, minimum, maximum=math.inf, above=False):
             value = float(text)  # also for counts: 1e4 is one
         except ValueError:
             value = math.nan
-        if not (minimum < value if above else minimum <= value) or not value <= maximum or not math.isfinite(value):
-            raise argparse.ArgumentTypeError(f"{text!r} is not {kind} {limits}")
-        if convert is int and value != int(value):
+        inside = (minimum < value if above else minimum <= value) and value <= maximum and math.isfinite(value)
+        if not inside or convert(value) != value:
             raise argparse.ArgumentTypeError(f"{text!r} is not {kind} {limits}")
         return convert(value)
 
@@ -195,9 +194,16 @@ def parse(argv, mode, datasets):
     Exits with code 2 and one message on stderr on a wrong option or value.
     """
     argv = _join_negative_numbers(argv)
-    chosen = mode or _mode(argv)
-    parser = _parser(chosen, datasets, with_mode=mode is None)
-    mode = chosen
+    parser = Parser(prog=_program(), allow_abbrev=False, add_help=False, usage="%(prog)s [--option value ...]",
+                    formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+                    description="Image colorization with generative adversarial networks (Nazeri et al. 2018).",
+                    epilog="True and False may be written 1 and 0 or yes and no; 1e4 is a valid count.")
+    if mode is None:
+        numbers = {digit: name for name, digit in MODES.items()}
+        parser.add_argument("--mode", default="train", type=lambda text: one_of(*MODES)(numbers.get(text, text)),
+                            help=f"{' | '.join(MODES)} ({', '.join(MODES.values())} do as well)")
+        mode = parser.parse_known_args(argv)[0].mode  # which options there are depends on it
+    _add_options(parser, mode, datasets)
     options, surplus = parser.parse_known_args(argv)
     if surplus:
         parser.error(_unknown(surplus[0], mode))
@@ -226,29 +232,12 @@ def _join_negative_numbers(words):
     return joined
 
 
-def _add_mode(parser):
-    numbers = {digit: name for name, digit in MODES.items()}
-    parser.add_argument("--mode", default="train", help=f"{' | '.join(MODES)} ({', '.join(MODES.values())} do as well)",
-                        type=lambda text: one_of(*MODES)(numbers.get(text, text)))
-
-
-def _mode(argv):
-    parser = Parser(prog=_program(), add_help=False, allow_abbrev=False)
-    _add_mode(parser)
-    return parser.parse_known_args(argv)[0].mode
-
-
 def _program():
     return Path(sys.argv[0]).name or "main.py"
 
 
-def _parser(mode, datasets, with_mode):
-    parser = Parser(prog=_program(), allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-                    usage="%(prog)s [--option value ...]",
-                    description="Image colorization with generative adversarial networks (Nazeri et al. 2018).",
-                    epilog="True and False may be written 1 and 0 or yes and no; 1e4 is a valid count.")
-    if with_mode:
-        _add_mode(parser)
+def _add_options(parser, mode, datasets):
+    parser.add_argument("-h", "--help", action="help", help="show this message and exit")
     for name, default, convert, modes, meaning in OPTIONS:
         if mode not in modes:
             continue
@@ -258,7 +247,6 @@ def _parser(mode, datasets, with_mode):
         required = mode in ("colorize", "export") and name in ("test-input", "test-output", "output")
         parser.add_argument(f"--{name}", default=default, type=convert, required=required, help=meaning,
                             metavar=getattr(convert, "metavar", "PATH"), **several)
-    return parser
 
 
 def _unknown(word, mode):

@@ -8,7 +8,7 @@ import pytest
 SRC = Path(__file__).parent.parent / "src"
 # A file may import the files of rows before its own, of its own package, and in its own row what stands before it.
 ROWS = [
-    ["errors", "files", "options", "backend", "color", "losses"],
+    ["errors", "files", "signals", "options", "backend", "color", "losses"],
     ["data", "networks", "metrics", "logs", "devices"],
     ["model"],
     ["checkpoints"],

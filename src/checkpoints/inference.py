@@ -36,10 +36,13 @@ def load(prefix, precision="float32", averaged=True, batch_size=1, **changes):
     return model, checkpoint
 
 
-def load_newest(path, **changes):
-    """Opens a checkpoint by its prefix or, of a folder, the newest readable one, whatever its run's name; if there is none, the
-    published generator there. `changes`: as for `load`.
+def load_newest(path, run=None, **changes):
+    """Opens a checkpoint by its prefix or, of a folder, the newest readable one; if there is none, the published generator
+    there.
 
+    Args:
+        run: (name, dataset) of the run whose checkpoints are meant; default: of the only run in the folder.
+        changes: as for `load`.
     Returns: (Model, Checkpoint). InputError if there is none, or several runs, of which one cannot tell which is meant.
     """
     path = Path(path)
@@ -47,23 +50,27 @@ def load_newest(path, **changes):
     def find():
         if Path(f"{path}.index").is_file():
             return [path]
-        runs = {match[1] for file in path.glob("*.index") if (match := re.fullmatch(r"(.+_.+?)(-\d+)?", file.stem))}
+        names = (re.fullmatch(r"(.+)_(.+?)(-\d+)?", file.stem) for file in path.glob("*.index"))
+        runs = [run] if run else sorted({match.groups()[:2] for match in names if match})
         if len(runs) > 1:
-            raise InputError(f"{path}: checkpoints of several runs ({', '.join(sorted(runs))}); give the prefix of one, such "
-                             f"as {candidates(path, *min(runs).rsplit('_', 1))[0]}")
-        found = candidates(path, *runs.pop().rsplit("_", 1)) if runs else []
+            raise InputError(f"{path}: checkpoints of several runs ({', '.join(map('_'.join, runs))}); give the prefix of one, "
+                             f"such as {candidates(path, *runs[0])[0]}")
+        found = candidates(path, *runs[0]) if runs else []
         return found or [path / PUBLISHED] * (path / f"{PUBLISHED}.index").is_file()
 
     opened = first_readable(find, lambda prefix: load(prefix, **changes))
     if not opened:
-        raise InputError(f"{path}: no checkpoint here; name a folder with checkpoints or the prefix of one, such as "
-                         "checkpoints/cifar10/pretrained")
+        wanted, hint = (f" {'_'.join(run)}", f"train one (python train.py --dataset {run[1]}), or ") if run else ("", "")
+        raise InputError(f"{path}: no checkpoint{wanted} here; {hint}name a folder with checkpoints or the prefix of one, such "
+                         "as checkpoints/cifar10/pretrained (--checkpoints-path)")
     return opened
 
 
-def load_for_inference(options):
+def load_for_inference(options, dataset=None):
     """Opens the newest readable checkpoint that the options name, ours or the original's, on the first of their devices.
 
+    Args:
+        dataset: that of the options, which gets the size of the model's images. InputError if its networks are others.
     Returns: (Model, Checkpoint).
     """
     devices.select(options.gpu_ids[:1])
@@ -71,18 +78,16 @@ def load_for_inference(options):
         print("Only training uses several workers: this process works alone, on everything.", flush=True)
     if len(options.gpu_ids) > 1:
         print("Only training uses several devices: this takes one.", flush=True)
-    path = options.checkpoints_path
-
-    def find():
-        return [path] if Path(f"{path}.index").is_file() else candidates(path, options.name, options.dataset)
-
-    if not find() and Path(path, f"{PUBLISHED}.index").is_file():
-        print(f"{path}: no run of your own; the published generator is taken.", flush=True)
-        path /= PUBLISHED
     changes = {name: getattr(options, name, None) for name in ("color_space", "normalization", "image_size")}
-    precision = devices.precision(options.precision, inference=True)
-    opened = first_readable(find, lambda prefix: load(prefix, precision, options.averaged, options.batch_size, **changes))
-    if not opened:
-        raise InputError(f"{path}: no checkpoint {options.name}_{options.dataset} here; train one (python train.py --dataset "
-                         f"{options.dataset}), or name another folder or prefix with --checkpoints-path")
-    return opened
+    model, checkpoint = load_newest(
+        options.checkpoints_path, (options.name, options.dataset), averaged=options.averaged, batch_size=options.batch_size,
+        precision=devices.precision(options.precision, inference=True), **changes)
+    if checkpoint.prefix == options.checkpoints_path / PUBLISHED:
+        print(f"{options.checkpoints_path}: no run of your own; the published generator is taken.", flush=True)
+    if dataset is not None:
+        trained_on = checkpoint.record.get("dataset")  # perhaps with other networks than its own: --network
+        if dataset.network not in (None, model.config.network) and trained_on != options.dataset:
+            raise InputError(f"{checkpoint.prefix}: its networks are {model.config.network}'s, and --dataset {options.dataset} "
+                             f"needs {dataset.network}'s")
+        dataset.size = model.size
+    return model, checkpoint

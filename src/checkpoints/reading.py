@@ -36,21 +36,16 @@ def read(prefix, wanted=None):
 
     Unreadable if bytes are missing or do not match their checksums.
     """
-    found = shapes(prefix)
+    found, path = shapes(prefix), Path(prefix).absolute()
     try:
         with tempfile.TemporaryDirectory() as folder:  # TensorFlow takes a path for a pattern: this one has no * ? [ \ in it
-            for file in _files(prefix):
-                os.symlink(file, Path(folder, "checkpoint" + file.name[len(Path(prefix).name):]))
+            for file in path.parent.iterdir():
+                if file.name.startswith((f"{path.name}.index", f"{path.name}.data-")):
+                    os.symlink(file, Path(folder, "checkpoint" + file.name.removeprefix(path.name)))
             reader = tf.train.load_checkpoint(f"{folder}/checkpoint")
             return {name: reader.get_tensor(name) for name in (found if wanted is None else wanted)}
     except Exception as error:  # TensorFlow raises a dozen kinds, RuntimeError and UnicodeDecodeError among them
         raise Unreadable(f"{prefix}: this checkpoint cannot be read ({first_line(error)})") from error
-
-
-def _files(prefix):
-    """The absolute paths of a checkpoint's files."""
-    prefix = Path(prefix).absolute()
-    return [file for file in prefix.parent.iterdir() if file.name.startswith((f"{prefix.name}.index", f"{prefix.name}.data-"))]
 
 
 def shapes(prefix):
@@ -90,27 +85,23 @@ def _check_belonging(config, step, record, found):
 
 
 def _describe_original(prefix, found):
-    def units(network):
-        return [found[f"{network}/conv{i}/kernel"][3] for i in range(100) if f"{network}/conv{i}/kernel" in found]
-
+    """The record of a checkpoint of the original program, by its variables' shapes."""
     kernel = found.get("gen/conv0/kernel", [])
     if len(kernel) != 4:
         some = ", ".join(sorted(found)[:5])
         raise InputError(f"{prefix}: no checkpoint of colorization networks; it holds {len(found)} variables ({some} ...)")
-    for network, architecture in ARCHITECTURES.items():  # noqa: B007
-        if len(units("gen")) == len(architecture.encoder):
-            break
-    else:
-        raise InputError(f"{prefix}: its generator has {len(units('gen'))} encoder units; known are " + ", ".join(
-            f"{len(a.encoder)} ({name})" for name, a in ARCHITECTURES.items()))
-    discriminator = None
-    if depth := len(units("dis")):
-        known = {len(layers): name for name, layers in architecture.discriminators.items()}
-        if depth not in known:
-            raise InputError(f"{prefix}: its discriminator has {depth} units; known for {network} are {sorted(known)}")
-        discriminator = known[depth]
+    units = {network: sum(f"{network}/conv{i}/kernel" in found for i in range(100)) for network in ("gen", "dis")}
+    networks = {len(architecture.encoder): name for name, architecture in ARCHITECTURES.items()}
+    if units["gen"] not in networks:
+        raise InputError(f"{prefix}: its generator has {units['gen']} encoder units; known are "
+                         + ", ".join(f"{depth} ({name})" for depth, name in networks.items()))
+    network = networks[units["gen"]]
+    discriminators = {0: None, **{len(layers): name for name, layers in ARCHITECTURES[network].discriminators.items()}}
+    if units["dis"] not in discriminators:
+        raise InputError(f"{prefix}: its discriminator has {units['dis']} units; known for {network} are "
+                         f"{sorted(discriminators)[1:]}")
     return {"network": network, "gray_range": 255, "kernel_size": kernel[0], "filters": kernel[3],
-            "discriminator": discriminator, "normalization": "batch", "original": True}
+            "discriminator": discriminators[units["dis"]], "normalization": "batch", "original": True}
 
 
 def restore(model, prefix, training=True, averaged=False, networks=None):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from src.checkpoints.reading import Unreadable
 from src.checkpoints.writing import check_length, save
-from src.errors import InputError
+from src.errors import InputError, as_input_error
 
 
 def candidates(folder, name, dataset):
@@ -63,21 +63,20 @@ class RunFolder:
         self.path, self.keep, self.base, self.lock = Path(folder), keep, (name, dataset), None
         if not write:
             return
-        try:
+        with as_input_error(f"{self.path}: training cannot write here",
+                            "; make room, or choose another folder with --checkpoints-path"):
             self.path.mkdir(parents=True, exist_ok=True)
             check_length(self.path / f"{name}_{dataset}-{10 ** 9}")
             self.lock = open(self.path / ".lock", "ab+", buffering=0)  # noqa: SIM115  held as long as the process lives
-            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel drops it when its owner dies
+            try:
+                fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel drops it when its owner dies
+            except BlockingIOError as error:
+                self.lock.seek(0)
+                owner = self.lock.read().decode(errors="replace").strip()
+                raise InputError(f"{self.path}: another run is training here ({owner}); stop it, or choose another folder with "
+                                 "--checkpoints-path") from error
             self.lock.truncate(0)
             self.lock.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
-        except BlockingIOError as error:
-            self.lock.seek(0)
-            owner = self.lock.read().decode(errors="replace").strip()
-            raise InputError(f"{self.path}: another run is training here ({owner}); stop it, or choose another folder with "
-                             "--checkpoints-path") from error
-        except OSError as error:
-            raise InputError(f"{self.path}: training cannot write here ({error.strerror}); make room, or choose another folder "
-                             "with --checkpoints-path") from error
         self._clear()
 
     def __enter__(self):

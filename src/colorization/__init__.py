@@ -5,12 +5,11 @@ same time; `metadata` writes results with what their originals say about themsel
 """
 
 import signal
-import threading
 import time
-from contextlib import contextmanager
 
 from src.colorization import selection
 from src.errors import InputError
+from src.signals import handled
 
 BYTES = 32  # of memory for a pixel that the network sees, for each filter of its first convolution; measured: 19
 
@@ -23,7 +22,7 @@ def run(options):
     original or (without options.overwrite) a file that is older than its original; or if options.size is too large.
     """
     plan, done, seconds, stopped = selection.Plan([]), 0, 0.0, 0
-    with _signals():
+    with handled(_stop, signal.SIGTERM, signal.SIGINT):
         try:
             plan = selection.plan(options.test_input, options.test_output, options.overwrite)
             if plan.jobs:
@@ -63,18 +62,5 @@ def available_memory():
         return 1024 * next(int(line.split()[1]) for line in file if line.startswith("MemAvailable"))
 
 
-@contextmanager
-def _signals():
-    """SIGTERM ends the block as Ctrl-C does; batches.colorize tells them apart."""
-    def stop(number, frame):
-        raise selection.Stopped(number)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def _stop(number, frame):
+    raise selection.Stopped(number)

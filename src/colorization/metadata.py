@@ -49,70 +49,47 @@ def save(path, image, file):
             with open(part, "r+b") as result:
                 _add_tags(result, file, image.size, turned, left_out)
         else:
-            change = _jpeg_head if file.format == "JPEG" else _png_head
-            with open(part, "wb") as raw:
-                head = _Head(raw, 20 if file.format == "JPEG" else 33, lambda start: change(start, file, exif, xmp, turned))
-                images.encode(head, image, file.format)
+            parts = _jpeg_segments(file, exif, xmp) if file.format == "JPEG" else _png_chunks(file, exif, xmp, turned)
+            with open(part, "w+b", buffering=0) as result:
+                result.seek(len(parts))  # they come to lie behind the head, which is moved to the front
+                images.encode(result, image, file.format)
+                result.seek(len(parts))
+                head = result.read(20 if file.format == "JPEG" else 33)  # SOI and JFIF; signature and IHDR
+                if len(density := contents.resolution) == 5:
+                    head = head[:13] + (density[:1] + density[3:] + density[1:3] if turned else density) + head[18:]
+                result.seek(0)
+                result.write(head + parts)
     return list(dict.fromkeys(left_out))
 
 
-class _Head:
-    """A file that an encoder writes to, whose first `size` bytes are replaced by `change` of them."""
+def _jpeg_segments(file, exif, xmp):
+    """The original's segments but for JFIF's, as bytes."""
+    def split(data, prefix):
+        size = SEGMENT - len(prefix)
+        return [data[i:i + size] for i in range(0, len(data), size)]
 
-    def __init__(self, file, size, change):
-        self.file, self.size, self.change, self.start = file, size, change, b""
-
-    def write(self, data):
-        if self.size:
-            self.start += bytes(data)
-            if len(self.start) < self.size:
-                return len(data)
-            self.file.write(self.change(self.start[:self.size]))
-            self.file.write(self.start[self.size:])
-            self.size = 0
-            return len(data)
-        return self.file.write(data)
-
-    def flush(self):
-        self.file.flush()
-
-
-def _jpeg_head(start, file, exif, xmp, turned):
-    """SOI and JFIF (20 bytes) with the original's density, and its other segments behind."""
-    contents = file.contents
-    if len(density := contents.resolution) == 5:
-        start = start[:13] + (density[:1] + density[3:] + density[1:3] if turned else density) + start[18:]
-    room = SEGMENT - len(containers.EXIF)
-    segments = [(0xE1, containers.EXIF + exif[i:i + room]) for i in range(0, len(exif), room)]
+    icc, photoshop = containers.ICC, containers.PHOTOSHOP
+    segments = [(0xE1, containers.EXIF + piece) for piece in split(exif, containers.EXIF)]
     segments += [(0xE1, containers.XMP + xmp)] * (0 < len(xmp) <= SEGMENT - len(containers.XMP))
-    room = SEGMENT - 14
-    pieces = [file.profile[i:i + room] for i in range(0, len(file.profile), room)]
-    segments += [(0xE2, containers.ICC + bytes([i + 1, len(pieces)]) + piece) for i, piece in enumerate(pieces[:255])]
-    resources = [data.removeprefix(containers.PHOTOSHOP) for _, data in contents.parts if data.startswith(containers.PHOTOSHOP)]
-    resources, room = updated_resources(b"".join(resources)), SEGMENT - len(containers.PHOTOSHOP)
-    segments += [(0xED, containers.PHOTOSHOP + resources[i:i + room]) for i in range(0, len(resources), room)]
-    segments += [part for part in contents.parts if not part[1].startswith(containers.PHOTOSHOP)]
-    return start + b"".join(struct.pack(">BBH", 0xFF, marker, len(data) + 2) + data for marker, data in segments)
+    pieces = split(file.profile, icc + b"\0\0")
+    segments += [(0xE2, icc + bytes([i + 1, len(pieces)]) + piece) for i, piece in enumerate(pieces[:255])]
+    resources = b"".join(data.removeprefix(photoshop) for _, data in file.contents.parts if data.startswith(photoshop))
+    segments += [(0xED, photoshop + piece) for piece in split(updated_resources(resources), photoshop)]
+    segments += [(marker, data) for marker, data in file.contents.parts if not data.startswith(photoshop)]
+    return b"".join(containers.segment(marker, data) for marker, data in segments)
 
 
-def _png_head(start, file, exif, xmp, turned):
-    """Signature and IHDR (33 bytes), and the original's chunks behind, where all of them may stand."""
-    chunks = []
-    if file.profile:
-        chunks.append((b"iCCP", b"ICC profile\0\0" + zlib.compress(file.profile)))
+def _png_chunks(file, exif, xmp, turned):
+    """The original's chunks that may stand before the pixels, as bytes."""
+    chunks = [(b"iCCP", b"ICC profile\0\0" + zlib.compress(file.profile))] * bool(file.profile)
+    # One of iCCP and sRGB is allowed.
+    untrue = (b"gAMA", b"cHRM", b"sRGB") if file.converted else (b"sRGB",) if file.profile else ()
     for name, data in file.contents.parts:
-        if name in (b"gAMA", b"cHRM", b"sRGB") and file.converted:
-            continue
-        if name == b"pHYs" and len(data) == 9 and turned:
+        if name == b"pHYs" and turned:
             data = data[4:8] + data[:4] + data[8:]
-        if name == b"sRGB" and file.profile:
-            continue  # one of both is allowed
-        chunks.append((name, data))
-    if xmp:
-        chunks.append((b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + xmp))
-    if exif:
-        chunks.append((b"eXIf", exif))
-    return start + b"".join(containers.chunk(name, data) for name, data in chunks)
+        chunks += [(name, data)] * (name not in untrue)
+    chunks += [(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + xmp)] * bool(xmp) + [(b"eXIf", exif)] * bool(exif)
+    return b"".join(containers.chunk(name, data) for name, data in chunks)
 
 
 def _add_tags(result, file, size, turned, left_out):
@@ -122,9 +99,7 @@ def _add_tags(result, file, size, turned, left_out):
     directory |= {tag: tags[tag] for tag in TIFF_TAGS if tag in tags}
     if 700 in directory:
         directory[700] = tiff.entry(1, updated_xmp(directory[700][2], size))
-    if 34377 in directory and not (resources := updated_resources(directory[34377][2])):
-        del directory[34377]
-    elif 34377 in directory:
+    if 34377 in directory and (resources := updated_resources(directory.pop(34377)[2])):
         directory[34377] = tiff.entry(1, resources)
     if 33723 in directory:  # IPTC is bytes, whatever the type that is given
         value = directory[33723][2]
@@ -133,19 +108,13 @@ def _add_tags(result, file, size, turned, left_out):
     if turned and 282 in directory and 283 in directory:
         directory[282], directory[283] = directory[283], directory[282]
     if file.profile:
-        directory[34675] = tiff.entry(7, file.profile)
+        directory[tiff.PROFILE] = tiff.entry(7, file.profile)
     for tag, name in ((tiff.EXIF, "EXIF"), (tiff.GPS, "GPS")):
-        if tag in tags:
-            try:
-                below = tiff.read(file.file, order, tiff.number(tags, tag, 0))[0] or {}
-            except ValueError:
-                below = {}
-            if not below:
-                left_out.append(f"{name} (unreadable)")
-                continue
+        if tag in tags and (below := tiff.read(file.file, order, tiff.number(tags, tag, 0))):
             directory[tag] = tiff.entry(4, _append(result, _plain_exif(below, file, order, result, size, left_out)))
-    unknown = sorted(set(tags) - set(TIFF_TAGS) - set(TIFF_SILENT))
-    left_out += [f"TIFF tag {tag}" for tag in unknown]
+        elif tag in tags:
+            left_out.append(f"{name} (unreadable)")
+    left_out += [f"TIFF tag {tag}" for tag in sorted(set(tags) - set(TIFF_TAGS) - set(TIFF_SILENT))]
     at = _append(result, directory)
     result.seek(4)
     result.write(struct.pack("<I", at))
@@ -157,8 +126,8 @@ def _plain_exif(below, file, order, result, size, left_out):
         del below[MAKER_NOTE]  # its own offsets would point nowhere
         left_out.append("the maker note")
     if tiff.INTEROP in below:
-        inner = tiff.read(file.file, order, tiff.number(below, tiff.INTEROP, 0))[0]
-        below[tiff.INTEROP] = tiff.entry(4, _append(result, inner or {}))
+        inner = tiff.read(file.file, order, tiff.number(below, tiff.INTEROP, 0))
+        below[tiff.INTEROP] = tiff.entry(4, _append(result, inner))
     new = {40961: 1 if file.converted else tiff.number(below, 40961, 1), 40962: size[0], 40963: size[1]}
     return below | {tag: tiff.entry(4 if tag > 40961 else 3, value) for tag, value in new.items() if tag in below}
 

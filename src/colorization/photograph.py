@@ -69,14 +69,13 @@ def blended(prepared, lab):
         return lab[0]
     axis = int(prepared.shape[1] >= prepared.shape[0])
     length = lab.shape[1 + axis]
-    weight = np.minimum(np.arange(length) + 1, length - np.arange(length)).astype(np.float32)
-    weight = weight[None, :, None] if axis else weight[:, None, None]
-    total, weights = np.zeros((*prepared.shape, 3), np.float32), np.zeros((*prepared.shape, 1), np.float32)
+    weight = np.minimum(np.arange(length) + 1, length - np.arange(length)).astype(np.float32)[:, None, None]
+    total = np.zeros((*prepared.shape, 3), np.float32).swapaxes(0, axis)  # the longer side first
+    weights = np.zeros((len(total), 1, 1), np.float32)
     for start, window in zip(prepared.starts, lab):
-        place = (slice(None), slice(start, start + length)) if axis else slice(start, start + length)
-        total[place] += weight * window
-        weights[place] += weight
-    return total / weights
+        total[start:start + length] += weight * window.swapaxes(0, axis)
+        weights[start:start + length] += weight
+    return (total / weights).swapaxes(0, axis)
 
 
 def finish(prepared, lab, network_lightness, budget):

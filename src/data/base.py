@@ -1,9 +1,9 @@
 """What a dataset is: an index -> one uint8 RGB image, from memory or from files."""
 
 import os
-import stat
 import zlib
 from bisect import bisect_left
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
@@ -27,15 +27,15 @@ class Dataset:
         raise NotImplementedError
 
     def name(self, index):
-        """What to call an image in front of people."""
+        """An image's name, for people."""
         raise NotImplementedError
 
     def has(self, name):
-        """Whether an image is called so."""
+        """Whether an image has this name."""
         return any(self.name(index) == name for index in range(len(self)))
 
     def fingerprint(self):
-        """Tells this list of images from another one: a resumed run must find the same."""
+        """A text that another list of images would not have: a resumed run must find the same."""
         raise NotImplementedError
 
 
@@ -51,11 +51,10 @@ class InMemory(Dataset):
                                  f"{(self.size, self.size, 3)}; images.fit scales and crops")
         self.images = np.asarray(self.images, np.uint8).reshape(-1, self.size, self.size, 3)
         if split == "train":
-            gray = (self.images == self.images[..., :1]).all((1, 2, 3)) & [name not in self.broken for name in self.names]
-            self.left_out = int(gray.sum())
+            colored = [name in self.broken or not images.is_gray(image) for image, name in zip(self.images, self.names)]
+            self.left_out = colored.count(False)
             if self.left_out:
-                self.images = self.images[~gray]
-                self.names = [name for name, is_gray in zip(self.names, gray) if not is_gray]
+                self.images, self.names = self.images[colored], list(compress(self.names, colored))
         self.size = size or self.size
 
     def read(self, paths, decode):
@@ -64,7 +63,6 @@ class InMemory(Dataset):
         found, names = [], [os.path.relpath(path, self.folder) for path in paths]
         for path, name in zip(paths, names):
             try:
-                require_regular(path)
                 found.append(decode(path))
             except images.ImageError as error:
                 if for_now(error):  # else a run that goes on would find other images
@@ -107,13 +105,12 @@ class InFiles(Dataset):
 
     def __getitem__(self, index):
         try:
-            image = images.read_rgb(os.path.join(self.folder, self.name(index)))
+            return images.fit(images.read_rgb(os.path.join(self.folder, self.name(index))), self.size)
         except images.ImageError as error:
-            if not os.path.isdir(self.folder):
-                raise InputError(f"{self.folder}: this folder is no longer there. When it is back, the same command goes on"
-                                 ) from error
-            raise
-        return images.fit(image, self.size)
+            if os.path.isdir(self.folder):
+                raise
+            raise InputError(f"{self.folder}: this folder is no longer there. When it is back, the same command goes "
+                             "on") from error
 
     def _line(self, index):
         return self.listing[self.ends[index - 1] + 1 if index else 0:self.ends[index]]
@@ -128,15 +125,6 @@ class InFiles(Dataset):
 
     def fingerprint(self):
         return f"{len(self)} images, CRC {zlib.crc32(self.listing):08x}"
-
-
-def require_regular(path):
-    """ImageError if there is not a regular file: a pipe would be waited for, and a device may never end."""
-    try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            raise images.ImageError(f"{path}: not a regular file")
-    except OSError as error:
-        raise images.ImageError(f"{path}: {error.strerror}") from error
 
 
 def for_now(error):

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from src.data.base import InMemory, absent
-from src.errors import InputError
+from src.errors import InputError, as_input_error
 
 
 class Cifar10(InMemory):
@@ -41,26 +41,22 @@ class Cifar10(InMemory):
                 raise absent("cifar10", folder, self.layout, f"{self.url} (--download True fetches it)")
             self.download(folder)
         print(f"cifar10: unpacking {folder / self.archive}", flush=True)
-        try:
+        with as_input_error(f"{folder / self.archive}: cannot be unpacked there", f"; fetch it again from {self.url} or unpack "
+                            "it yourself", (OSError, EOFError, tarfile.TarError, zlib.error)):
             _unpack(folder / self.archive, folder, self.unpacked)
-        except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
-            raise InputError(f"{folder / self.archive}: cannot be unpacked there ({error}); fetch it again from {self.url} "
-                             f"or unpack it yourself") from error
         return folder / self.unpacked
 
     def download(self, folder):
         """Fetches the official archive into `folder`: whole and verified, or not at all."""
         import keras  # here, since it takes seconds and is hardly ever needed
 
-        try:
+        with as_input_error(f"{self.url} could not be fetched into {folder}", "; nothing was kept. Fetch it by hand, or try "
+                            "--dataset demo, which needs no download", Exception):  # Keras raises no other
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=".download-", dir=folder) as temporary:
                 fetched = keras.utils.get_file(self.archive, self.url, cache_dir=temporary, cache_subdir="",
                                                file_hash=self.md5, hash_algorithm="md5")
                 os.replace(fetched, folder / self.archive)
-        except Exception as error:  # Keras raises just that
-            raise InputError(f"{self.url} could not be fetched into {folder}: {error}; nothing was kept. Fetch it by hand, "
-                             "or try --dataset demo, which needs no download") from error
 
 
 # Opcodes that put their argument on the pickle machine's stack, and those that put a constant there.

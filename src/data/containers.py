@@ -20,6 +20,7 @@ PHOTOSHOP, ICC, MULTI = b"Photoshop 3.0\0", b"ICC_PROFILE\0", b"MPF\0"
 PNG_TEXTS = {b"tEXt": re.compile(rb"[^\0]+\0"), b"zTXt": re.compile(rb"[^\0]+\0\0"), b"iTXt": re.compile(rb"[^\0]+\0[\0\1]\0")}
 PNG_SIZES = {b"pHYs": 9, b"tIME": 7, b"gAMA": 4, b"cHRM": 32, b"sRGB": 1}
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+WEBP_METADATA = {b"ICCP": "icc", b"EXIF": "exif", b"XMP ": "xmp"}
 ORIENTED = re.compile(rb"""tiff:Orientation(\s*=\s*["']|>)\s*([1-8])""")
 
 
@@ -32,7 +33,7 @@ class Contents:
     """One file's contents, of its first picture where there are several."""
 
     format: str  # JPEG, PNG, WEBP, BMP or TIFF
-    stream: object  # a binary file of the pixels' parts alone; None: a TIFF for `tiff.samples`
+    stream: object = None  # a binary file of the pixels' parts alone; None: a TIFF for `tiff.samples`
     pictures: int = 1
     exif: bytes = b""  # a TIFF structure; empty in a TIFF
     xmp: bytes = b""
@@ -61,9 +62,8 @@ class Contents:
 def first_directory(exif):
     """The first directory of an EXIF block; empty if it is garbled."""
     try:
-        order, _ = tiff.directories(BytesIO(exif), first=0)
-        return tiff.read(BytesIO(exif), order, struct.unpack(order + "I", exif[4:8])[0])[0] or {}
-    except (ValueError, struct.error):
+        return tiff.directories(BytesIO(exif), most=1)[1][0]
+    except (ValueError, IndexError):
         return {}
 
 
@@ -101,29 +101,17 @@ def _exactly(file, size):
 # JPEG
 
 def _jpeg(file, max_pixels):
-    contents, kept, pixels = Contents("JPEG", None), [_exactly(file, 2)], 0
+    contents, kept, pixels = Contents("JPEG"), [_exactly(file, 2)], 0
     exif, icc, size = [], {}, 0
-    for count in range(MAX_SEGMENTS + 1):
-        marker = _exactly(file, 2)
-        while marker == b"\xff\xff":
-            marker = b"\xff" + _exactly(file, 1)
-        if marker[0] != 0xFF or marker[1] in (0, 0xD9) or count == MAX_SEGMENTS:
-            raise ValueError("broken JPEG header")
-        if marker[1] == 1 or 0xD0 <= marker[1] <= 0xD8:
-            continue
-        length = _exactly(file, 2)
-        data = _exactly(file, max(0, struct.unpack(">H", length)[0] - 2))
-        if 0xC0 <= marker[1] <= 0xCF and marker[1] not in (0xC4, 0xC8, 0xCC) and len(data) > 5:
+    for marker, data in _segments(file):
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and len(data) > 5:
             height, width = struct.unpack(">HH", data[1:5])
             pixels = width * height
-        if data.startswith(b"JFIF\0") and marker[1] == 0xE0 and len(data) >= 14:
+        jfif = data.startswith(b"JFIF\0") and marker == 0xE0 and len(data) >= 14
+        if jfif:
             contents.resolution = contents.resolution or data[7:12]
-            kept += [marker, length, data]
-            continue
-        if marker[1] not in (*range(0xE0, 0xEE), 0xEF, 0xFE):
-            kept += [marker, length, data]
-            if marker[1] == 0xDA:
-                break
+        if jfif or marker not in (*range(0xE0, 0xEE), 0xEF, 0xFE):
+            kept.append(segment(marker, data))
             continue
         size += len(data)
         if size > MAX_METADATA:
@@ -134,91 +122,115 @@ def _jpeg(file, max_pixels):
             contents.xmp = contents.xmp or data[len(XMP):]
         elif data.startswith(ICC) and len(data) > 14:
             icc.setdefault(data[12], data[14:])
-        elif data.startswith((EXTENDED_XMP, PHOTOSHOP)) or marker[1] == 0xFE:
-            contents.parts.append((marker[1], data))
+        elif data.startswith((EXTENDED_XMP, PHOTOSHOP)) or marker == 0xFE:
+            contents.parts.append((marker, data))
         elif data.startswith(MULTI):
             contents.pictures = max(1, tiff.number(first_directory(data[len(MULTI):]), 0xB001, 1))
         else:
             name = data[:20].split(b"\0")[0]
             name = f" {name.decode()}" if name.isalnum() else ""
-            contents.left_out.append(f"its{name} segment (APP{marker[1] - 0xE0})")
+            contents.left_out.append(f"its{name} segment (APP{marker - 0xE0})")
     contents.exif, contents.icc = b"".join(exif), b"".join(icc[i] for i in sorted(icc))
-    rest = file.read(SPARE + 8 * min(pixels, max_pixels))
-    end, contents.ended = _end_of_scans(rest)
-    contents.stream = BytesIO(b"".join(kept) + rest[:end] + b"\xff\xd9")
+    scans = file.read(SPARE + 8 * min(pixels, max_pixels))
+    end = _end_of_scans(scans)
+    contents.ended = end is not None
+    contents.stream = BytesIO(b"".join(kept) + scans[:end] + b"\xff\xd9")
     return contents
 
 
+def _segments(file):
+    """Yields (marker, data) of a JPEG's segments up to its first scan."""
+    for _ in range(MAX_SEGMENTS):
+        prefix, marker = _exactly(file, 2)
+        while prefix == marker == 0xFF:  # fillers
+            marker = _exactly(file, 1)[0]
+        if prefix != 0xFF or marker in (0, 0xD9):
+            break
+        if marker == 1 or 0xD0 <= marker <= 0xD8:  # without data
+            continue
+        yield marker, _exactly(file, max(0, int.from_bytes(_exactly(file, 2), "big") - 2))
+        if marker == 0xDA:
+            return
+    raise ValueError("broken JPEG header")
+
+
+def segment(marker, data):
+    """One JPEG segment as bytes."""
+    return struct.pack(">BBH", 0xFF, marker, len(data) + 2) + data
+
+
+MARKER = re.compile(rb"\xff[\x02-\xcf\xd8-\xfe]")  # not what compressed pixels hold: stuffed zeros, restarts and fillers
+
+
 def _end_of_scans(data):
-    """Of a JPEG's bytes behind its first SOS segment: (where its end marker is, or the end; whether there is one)."""
+    """Where in a JPEG's bytes behind its first SOS segment the end marker is; None if there is none."""
     at, scans = 0, 1
     while found := MARKER.search(data, at):
-        marker, at = found[0][1], found.end()
-        if marker == 0xD9:
-            return found.start(), True
-        scans += marker == 0xDA
-        if scans > MAX_SCANS or at > len(data) - 2:
-            break
-        at += struct.unpack_from(">H", data, at)[0]
-    if scans > MAX_SCANS:
-        raise ValueError(f"it has over {MAX_SCANS} scans")
-    return len(data), False
-
-
-MARKER = re.compile(rb"\xff[\x02-\xcf\xd8-\xfe]")  # none of entropy-coded data: stuffed zeros, restarts and fillers
+        if found[0] == b"\xff\xd9":
+            return found.start()
+        scans += found[0] == b"\xff\xda"
+        if scans > MAX_SCANS:
+            raise ValueError(f"it has over {MAX_SCANS} scans")
+        at = found.end() + int.from_bytes(data[found.end():found.end() + 2], "big")
+    return None
 
 
 # PNG
 
 def _png(file, max_pixels):
-    contents, kept, pixels, size, count = Contents("PNG", None), [], [], 0, 0
-    gamma, limit = 0.0, 0
+    contents, kept, pixels, size, limit = Contents("PNG"), [], [], 0, 0
     file.seek(len(PNG_SIGNATURE))
-    end = file.seek(0, 2)
-    file.seek(len(PNG_SIGNATURE))
-    while len(head := file.read(8)) == 8:
+    for head in _heads(file, 1 << 20):
         length, name = struct.unpack(">I4s", head)
-        count += 1
-        if count > 1 << 20:
-            raise ValueError("it has over a million chunks")
         if name == b"IEND":
             break
         if name == b"IDAT":
-            pixels.append(file.read(min(length, limit + 1)))
-            limit -= len(pixels[-1])
+            limit -= length
             if limit < 0:
                 raise ValueError("its compressed pixels are larger than its pixels")
+            pixels.append(file.read(length))
             file.seek(4, 1)
             continue
-        if name[0] & 0x20 and (name in (b"fdAT", b"fcTL") or size + length > MAX_METADATA or file.tell() + length > end):
+        if name not in (b"IHDR", b"PLTE") and not name[0] & 0x20:
+            raise ValueError(f"it needs {_printed(name)}, which is not PNG's")
+        if size + length > MAX_METADATA or name in (b"fdAT", b"fcTL"):  # the latter are an animation's further pictures
             file.seek(length + 4, 1)
             if name not in (b"fdAT", b"fcTL"):
                 contents.left_out.append(f"{_printed(name)} (too large)")
             continue
-        data, crc = _exactly(file, min(length, MAX_METADATA)), file.read(4)
-        whole = crc == struct.pack(">I", zlib.crc32(name + data))
         size += length
+        data = file.read(length)
+        whole = file.read(4) == struct.pack(">I", zlib.crc32(name + data))
         if name in (b"IHDR", b"PLTE", b"tRNS"):
             if not whole:
                 raise ValueError(f"broken PNG file (wrong checksum in {_printed(name)})")
             if name == b"IHDR":
                 if length != 13:
                     raise ValueError("broken PNG header")
-                limit = SPARE + 9 * min(max_pixels, int.from_bytes(data[:4], "big") * int.from_bytes(data[4:8], "big"))
+                width, height = struct.unpack(">II", data[:8])
+                limit = SPARE + 9 * min(max_pixels, width * height)
             kept.append(chunk(name, data))
-        elif not name[0] & 0x20:
-            raise ValueError(f"it needs {_printed(name)}, which is not PNG's")
         elif not whole:
             contents.left_out.append(f"{_printed(name)} (wrong checksum)")
         else:
-            gamma = _png_metadata(contents, name, data) or gamma
+            _png_metadata(contents, name, data)
     if not pixels:
         raise ValueError("image file is truncated: it has no pixels")
-    names = [name for name, _ in contents.parts]
-    if gamma and not contents.icc and b"sRGB" not in names:
-        contents.gamma = 0 if abs(gamma - 1 / 2.2) < 0.02 else gamma
+    parts = dict(contents.parts)
+    gamma = int.from_bytes(parts.get(b"gAMA", b""), "big") / 100_000
+    if not contents.icc and b"sRGB" not in parts and abs(gamma - 1 / 2.2) >= 0.02:
+        contents.gamma = gamma
     contents.stream = BytesIO(b"".join([PNG_SIGNATURE, *kept, chunk(b"IDAT", b"".join(pixels)), chunk(b"IEND", b"")]))
     return contents
+
+
+def _heads(file, most):
+    """Yields the 8 bytes, name and length, before the data of each chunk of a PNG or a WebP."""
+    for _ in range(most):
+        if len(head := file.read(8)) < 8:
+            return
+        yield head
+    raise ValueError(f"it has over {most:,} chunks")
 
 
 def chunk(name, data):
@@ -231,40 +243,34 @@ def _printed(name):
 
 
 def _png_metadata(contents, name, data):
-    """Files one whole chunk of metadata; returns the gamma if it is gAMA."""
+    """Files one whole chunk of metadata."""
     if name == b"eXIf":
         contents.exif = data.removeprefix(EXIF)
     elif name == b"iCCP":
-        _, _, packed = data.partition(b"\0")
-        contents.icc = _unzipped(packed[1:], MAX_PROFILE) or b""
+        contents.icc = _unzipped(data.partition(b"\0")[2][1:])
         if not contents.icc:
             contents.left_out.append("the color profile (unreadable)")
     elif name == b"iTXt" and data.startswith(b"XML:com.adobe.xmp\0"):
         packed, text = data[18:19], data[20:].split(b"\0", 2)[-1]
-        contents.xmp = text if packed == b"\0" else _unzipped(text, MAX_PROFILE) or b""
-    elif name == b"zTXt" and data.startswith((b"Raw profile type exif\0", b"Raw profile type APP1\0")):
-        contents.exif = contents.exif or _raw_profile(_unzipped(data[23:], MAX_PROFILE) or b"")
-    elif name == b"tEXt" and data.startswith((b"Raw profile type exif\0", b"Raw profile type APP1\0")):
-        contents.exif = contents.exif or _raw_profile(data[22:])
+        contents.xmp = text if packed == b"\0" else _unzipped(text)
+    elif name in (b"tEXt", b"zTXt") and data.startswith((b"Raw profile type exif\0", b"Raw profile type APP1\0")):
+        contents.exif = contents.exif or _raw_profile(data[22:] if name == b"tEXt" else _unzipped(data[23:]))
     elif PNG_TEXTS[name].match(data) if name in PNG_TEXTS else len(data) == PNG_SIZES.get(name):
         contents.parts.append((name, data))
-        if name == b"gAMA":
-            return int.from_bytes(data, "big") / 100_000
     elif name == b"acTL" and len(data) == 8:
         contents.pictures = max(1, int.from_bytes(data[:4], "big"))
     elif name not in (b"bKGD", b"hIST", b"sBIT", b"sPLT"):  # these describe the samples that are replaced
         contents.left_out.append(_printed(name))
-    return 0.0
 
 
-def _unzipped(data, limit):
-    """zlib data -> bytes; None if it is broken or larger than `limit`."""
+def _unzipped(data):
+    """zlib data -> bytes; b"" if it is broken or larger than MAX_PROFILE."""
     try:
         unpacker = zlib.decompressobj()
-        result = unpacker.decompress(data, limit)
-        return result if unpacker.eof else None
+        result = unpacker.decompress(data, MAX_PROFILE)
+        return result if unpacker.eof else b""
     except zlib.error:
-        return None
+        return b""
 
 
 def _raw_profile(text):
@@ -278,13 +284,12 @@ def _raw_profile(text):
 # WebP
 
 def _webp(file, max_pixels):
-    end = struct.unpack("<4xI", _exactly(file, 12)[:8])[0] + 8
-    contents, kept, limit, count, frames = Contents("WEBP", None), [], SPARE, 0, 0
-    while file.tell() < end and len(head := file.read(8)) == 8:
+    end = struct.unpack("<4xI4x", _exactly(file, 12))[0] + 8
+    contents, kept, limit, frames = Contents("WEBP"), [], SPARE, 0
+    for head in _heads(file, 100_000):
         name, length = struct.unpack("<4sI", head)
-        count += 1
-        if count > 100_000:
-            raise ValueError("it has over 100,000 chunks")
+        if file.tell() - 8 >= end:
+            break
         if name in (b"VP8X", b"VP8 ", b"VP8L", b"ALPH", b"ANIM", b"ANMF"):
             start = file.read(min(length, 32))
             if not kept:
@@ -298,10 +303,8 @@ def _webp(file, max_pixels):
             if name == b"VP8X":
                 data = bytes([data[0] & ~0x2C]) + data[1:]  # says no more that there are ICCP, EXIF and XMP
             kept.append(name + struct.pack("<I", length) + data + b"\0" * (length % 2))
-        elif name in (b"ICCP", b"EXIF", b"XMP ") and length <= MAX_METADATA:
-            data = file.read(length)
-            field_of = {b"ICCP": "icc", b"EXIF": "exif", b"XMP ": "xmp"}[name]
-            setattr(contents, field_of, data.removeprefix(EXIF))
+        elif name in WEBP_METADATA and length <= MAX_METADATA:
+            setattr(contents, WEBP_METADATA[name], file.read(length).removeprefix(EXIF))
         else:
             file.seek(length, 1)
             contents.left_out.append(f"its chunk {_printed(name)}")
@@ -331,20 +334,17 @@ def _tiff(file, max_pixels):
         raise ValueError("image file is truncated: it has no directory")
     full = [each for each in found if not tiff.number(each, 254, 0) & 5 and tiff.number(each, 255, 1) != 2]
     tags = (full or found)[0]
-    contents = Contents("TIFF", None, pictures=max(1, len(full)), tags=tags, order=order)
-    if len(found) > max(1, len(full)):
-        contents.left_out.append(f"its {len(found) - max(1, len(full))} smaller copies or masks")
-    if 34675 in tags:
-        contents.icc = tags[34675][2]
+    contents = Contents("TIFF", pictures=max(1, len(full)), tags=tags, order=order)
+    if len(found) > contents.pictures:
+        contents.left_out.append(f"its {len(found) - contents.pictures} smaller copies or masks")
+    if tiff.PROFILE in tags:
+        contents.icc = tags[tiff.PROFILE][2]
     check_size(tiff.number(tags, tiff.WIDTH, 0), tiff.number(tags, tiff.HEIGHT, 0), max_pixels)
-    tiff.limits(tags)
     bits, channels = max(tiff.numbers(tags, tiff.BITS, [1])), tiff.number(tags, tiff.SAMPLES, 1)
     photometric = tiff.number(tags, tiff.PHOTOMETRIC, 1)
     usual, whole = {0: 1, 1: 1, 2: 3, 5: 4, 6: 3}.get(photometric), tiff.numbers(tags, 530, [2, 2]) == [1, 1]
     rare = whole if photometric == 6 else usual and (bits > 8 or channels > usual)
-    if (rare and tiff.number(tags, tiff.COMPRESSION, 1) in tiff.BYTEWISE and bits <= 16
-            and set(tiff.numbers(tags, tiff.FORMAT, [1])) == {1}):
-        contents.stream = None  # Pillow reads some of these wrong and some not at all
-    else:
+    if not (rare and tiff.number(tags, tiff.COMPRESSION, 1) in tiff.BYTEWISE and bits <= 16
+            and set(tiff.numbers(tags, tiff.FORMAT, [1])) == {1}):  # Pillow reads some of these wrong and some not at all
         contents.stream = tiff.bare(file, tags)
     return contents

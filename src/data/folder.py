@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import stat
 from pathlib import Path
 
 from src.data import images
@@ -28,22 +27,20 @@ class Folder(InFiles):
         if not folder.is_dir():
             raise InputError(f"--dataset folder: {folder} is no folder; name yours with --dataset-path")
         parts = all((folder / part).is_dir() for part in ("train", "test"))
-        top, found, others, count = folder / split if parts else folder, [], 0, 0
-        for file in walk(top):
-            if b"\n" in file or not _is_picture(top, file):
-                others += 1
-                continue
-            count += 1
-            if parts or (_share(file) < test_share) == (split == "test"):
-                found.append(split.encode() + b"/" + file if parts else file)
-        if others and (parts or split == "train"):
-            print(f"folder: {others:,} files in {top} are no images and are passed over", flush=True)
-        if not found and count:
-            raise InputError(f"{folder}: all of its {count:,} images are for {'training' if split == 'test' else 'testing'}; "
-                             f"give another --test-share than {test_share:g}, or folders train/ and test/ in it")
-        if not found:
+        top = folder / split if parts else folder
+        files = list(walk(top))
+        pictures = sorted(file for file in files if b"\n" not in file and _is_picture(top, file))
+        if len(files) > len(pictures) and (parts or split == "train"):
+            print(f"folder: {len(files) - len(pictures):,} files in {top} are no images and are passed over", flush=True)
+        if not pictures:
             raise InputError(f"{top}: holds no image files ({', '.join(images.FORMATS)})")
-        super().__init__(folder, b"".join(file + b"\n" for file in sorted(found)), size)
+        found = [split.encode() + b"/" + file if parts else file for file in pictures
+                 if parts or (_share(file) < test_share) == (split == "test")]
+        if not found:
+            raise InputError(f"{folder}: all of its {len(pictures):,} images are for "
+                             f"{'training' if split == 'test' else 'testing'}; give another --test-share than "
+                             f"{test_share:g}, or folders train/ and test/ in it")
+        super().__init__(folder, b"".join(file + b"\n" for file in found), size)
 
 
 def _share(file):
@@ -54,11 +51,8 @@ def _share(file):
 def _is_picture(top, file):
     if file.lower().endswith(SUFFIXES):
         return True
-    path = os.path.join(top, os.fsdecode(file))
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            return False
-        with images.opened(path, max_pixels=2 ** 62):
+        with images.opened(os.path.join(top, os.fsdecode(file)), max_pixels=2 ** 62):
             return True
-    except (OSError, images.ImageError):
+    except images.ImageError:
         return False

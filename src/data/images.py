@@ -23,8 +23,8 @@ from src.data import containers, tiff
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")  # no other decoder of Pillow's ever sees a stranger's bytes
 UPRIGHT = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_270", 7: "TRANSVERSE",
            8: "ROTATE_90"}  # what undoes an orientation
-# A reader of pixels has no use for warnings, and every read has a size limit of its own, below. Pillow's error for bombs (at
-# twice the size of its warning) stays as a second fence.
+# Who reads pixels has no use for warnings, and every read has a size limit of its own. Pillow's error for pictures of twice
+# the size of which it warns stays, as a second limit.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
@@ -86,19 +86,18 @@ class ImageFile:
         return color.transpose(Image.Transpose[turn]) if turn else color
 
     def _to_srgb(self, image):
-        """L, RGB or CMYK -> L or RGB in sRGB; sets `profile`."""
+        """L, RGB or CMYK -> L or RGB in sRGB; sets `profile` and `converted`."""
         icc, gamma = self.contents.icc, self.contents.gamma
         convert, same = _conversion(icc, image.mode) if icc else (None, False)
-        self.converted = bool(convert or (gamma and not same))
-        if convert:
-            self.profile = srgb()
-            return convert(image)
-        if icc and not same:
-            self.contents.left_out.append("the color profile (unreadable, or not for such pixels)")
-        if same:
+        if convert or gamma:  # a file with a profile has no gamma
+            self.profile, self.converted = srgb(), True
+        elif same:
             self.profile = icc
-        elif gamma:
-            self.profile = srgb()
+        elif icc:
+            self.contents.left_out.append("the color profile (unreadable, or not for such pixels)")
+        if convert:
+            return convert(image)
+        if gamma:
             light = np.linspace(0, 1, 256) ** (1 / gamma)
             level = np.where(light > 0.0031308, 1.055 * light ** (1 / 2.4) - 0.055, 12.92 * light)
             return image.point(np.round(level * 255).astype(int).tolist() * len(image.getbands()))
@@ -214,11 +213,9 @@ def opened(file, max_pixels):
 
 def _regular(path):
     """Opens a regular file for reading: a pipe would be waited on for ever, and a device has no end."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
+    if not stat.S_ISREG(os.stat(path).st_mode):
         raise containers.NoImage("not a regular file")
-    return os.fdopen(descriptor, "rb")
+    return open(path, "rb")
 
 
 def read_rgb(file, max_pixels=50_000_000):
@@ -285,16 +282,9 @@ def write(path, pixels):
 
 
 def grid(rows, gap=2):
-    """Rows (a list of lists) of equally large uint8 (h,w,3) images -> one uint8 (H,W,3), white gaps of `gap` pixels."""
-    height, width, _ = rows[0][0].shape
-    columns = max(map(len, rows))
-    shape = (len(rows) * (height + gap) - gap, columns * (width + gap) - gap, 3)
-    result = np.full(shape, 255, np.uint8)
-    for i, row in enumerate(rows):
-        for j, image in enumerate(row):
-            top, left = i * (height + gap), j * (width + gap)
-            result[top:top + height, left:left + width] = image
-    return result
+    """Rows of equally many uint8 (h,w,3) images of one size -> one uint8 (H,W,3), with white gaps of `gap` pixels."""
+    framed = np.pad(rows, [(0, 0), (0, 0), (0, gap), (0, gap), (0, 0)], constant_values=255)  # (rows, columns, h, w, 3)
+    return np.concatenate(np.concatenate(framed, 1), 1)[:-gap, :-gap]
 
 
 def is_gray(rgb):

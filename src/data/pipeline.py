@@ -34,20 +34,19 @@ class Unusable:
         if not self.log.is_file():
             raise InputError(f"{self.log}: not a regular file; move it away")
         # Names are bytes to the file system; surrogates stand for those that are no UTF-8.
-        lines = self.log.read_bytes().decode("utf-8", "surrogateescape").removesuffix("\n").split("\n")
-        kept, garbage = [], 0
-        for line in lines:
+        before, garbage = self.log.read_bytes().decode("utf-8", "surrogateescape"), 0
+        for line in before.split("\n"):
             name, _, reason = line.rpartition("\t")
             if not name or not reason or (datasets and not any(dataset.has(name) for dataset in datasets)):
                 garbage += bool(line)
             elif not reason.startswith(self.FOR_NOW):
                 self.reasons[name] = reason
-                kept.append(line)
         if garbage:
             print(f"{self.log}: {garbage:,} lines that name no image and a reason are dropped", flush=True)
-        if kept != lines:
+        kept = "".join(f"{name}\t{reason}\n" for name, reason in self.reasons.items())
+        if kept != before:
             with files.atomic_write(self.log) as part:
-                part.write_bytes("".join(f"{line}\n" for line in kept).encode("utf-8", "surrogateescape"))
+                part.write_bytes(kept.encode("utf-8", "surrogateescape"))
 
     def __len__(self):
         return len(self.reasons)
@@ -87,7 +86,7 @@ def read(dataset, index, unusable):
 
 
 def training_batches(dataset, batch_size, seed, start=0, unusable=None, context=None):
-    """Endless tf.data.Dataset of training batches, uint8 (batch_size / replicas, S, S, 3), behind the first `start` images.
+    """Endless tf.data.Dataset of training batches, uint8 (batch_size / replicas, S, S, 3), after the first `start` images.
 
     Position p of the run, counted in images, is image p % N of epoch p // N, in an order of that epoch's own. So a batch
     may straddle two epochs, each image comes once an epoch, every batch has one shape, and a resumed run goes on exactly

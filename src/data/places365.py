@@ -37,7 +37,7 @@ def _listing(folder, top, name, deep):
     path, before = folder / name, None
     if path.is_file():
         before = path.read_bytes()
-        if before and before.endswith(b"\n") and _unchanged(folder, top, before, path.stat().st_mtime_ns):
+        if before.endswith(b"\n") and _unchanged(folder, top, before, path.stat().st_mtime_ns):
             return before
     started, found, others = time.time_ns(), [], 0
     for file in walk(folder / top, deep):
@@ -45,11 +45,10 @@ def _listing(folder, top, name, deep):
             found.append(os.fsencode(top) + b"/" + file)
         else:
             others += 1
-    found.sort()
-    listing = b"".join(line + b"\n" for line in found)
+    listing = b"".join(line + b"\n" for line in sorted(found))
     if before != listing:
-        print(f"places365: {path} " + (f"no longer matched {folder / top}: listed again" if before is not None
-                                       else "written") + f", {len(found):,} images"
+        what = "written" if before is None else f"no longer matched {folder / top}: listed again"
+        print(f"places365: {path} {what}, {len(found):,} images"
               + f"; {others:,} other files are passed over" * bool(others), flush=True)
     try:
         with files.atomic_write(path) as part:

@@ -1,7 +1,6 @@
 """TIFF's directories: those of TIFF files, and of EXIF blocks, which are small TIFF files without pixels.
 
-A directory is a dict {tag: (type, count, value)}, the value as little-endian bytes whatever the file's order. Nothing but
-these directories is read here, and `limits` refuses one that would cost its reader too much.
+A directory is a dict {tag: (type, count, value)}, the value as little-endian bytes whatever the file's order.
 """
 
 import struct
@@ -12,8 +11,8 @@ from PIL import Image
 
 WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, ORIENTATION, SAMPLES, ROWS_PER_STRIP = 256, 257, 258, 259, 262, 274, 277, 278
 OFFSETS, COUNTS = (273, 324), (279, 325)  # of strips, of tiles
-PLANAR, PREDICTOR, TILE_WIDTH, TILE_HEIGHT, SUBIFDS, EXTRA, FORMAT, EXIF, GPS, INTEROP = (
-    284, 317, 322, 323, 330, 338, 339, 34665, 34853, 40965)
+PLANAR, PREDICTOR, TILE_WIDTH, TILE_HEIGHT, EXTRA, FORMAT, EXIF, PROFILE, GPS, INTEROP = (
+    284, 317, 322, 323, 338, 339, 34665, 34675, 34853, 40965)
 # What the pixels need: size, samples, compression, FillOrder, ColorMap, InkSet, JPEG's and fax's tables, YCbCr.
 PIXEL_TAGS = (256, 257, 258, 259, 262, 266, 277, 278, 284, 292, 293, 317, 320, 322, 323, 332, 338, 339, 347, 529, 530, 531, 532)
 BYTEWISE = (1, 5, 8, 32773, 32946, 34925, 50000)  # none, LZW, Deflate, PackBits, Deflate, LZMA, Zstandard
@@ -22,8 +21,8 @@ SWAPS = {5: 4, 10: 4}  # rationals are two numbers
 MAX_DIRECTORIES, MAX_ENTRIES, MAX_VALUE, MAX_PIECES = 256, 4096, 1 << 24, 1 << 18
 
 
-def directories(file, first=None):
-    """Reads the chain of directories of a binary file -> (byte order "<" or ">", list of directories).
+def directories(file, most=None):
+    """Reads the chain of directories of a binary file, or the first `most` -> (byte order "<" or ">", list of directories).
 
     Entries that are garbled, and all that a value's limit of 16 MB leaves out, are missing. ValueError if it is no TIFF, or
     if there are over 256 directories or 4,096 entries: such tables alone would cost minutes.
@@ -33,19 +32,24 @@ def directories(file, first=None):
     if len(head) < 8 or head[:4] not in (b"II*\0", b"MM\0*"):
         raise ValueError("BigTIFF is not read; save it as TIFF" if head[:4] in (b"II+\0", b"MM\0+") else "not a TIFF")
     order = "<" if head[:2] == b"II" else ">"
-    at, seen, found = struct.unpack(order + "I", head[4:])[0] if first is None else first, set(), []
-    while at and at not in seen:
+    at, found = struct.unpack(order + "I", head[4:])[0], {}  # by offset
+    while at and at not in found and len(found) != most:
         if len(found) == MAX_DIRECTORIES:
             raise ValueError(f"it has over {MAX_DIRECTORIES} directories")
-        seen.add(at)
-        directory, at = read(file, order, at)
-        if directory is None:
-            break
-        found.append(directory)
-    return order, found
+        found[at], following = _read(file, order, at)
+        at = following
+    return order, [directory for directory in found.values() if directory is not None]
 
 
 def read(file, order, at):
+    """The directory at an offset; empty if there is none, or if it is garbled."""
+    try:
+        return _read(file, order, at)[0] or {}
+    except ValueError:
+        return {}
+
+
+def _read(file, order, at):
     """The directory at an offset -> (dict, offset of the next); (None, 0) if there is none."""
     file.seek(at)
     head = file.read(2)
@@ -111,58 +115,43 @@ def written(directory, at, following=0):
     return struct.pack("<H", len(table)) + b"".join(table) + struct.pack("<I", following) + values
 
 
-def limits(directory):
-    """ValueError if decoding would cost far more than the picture's pixels: tiles or strips too large or too many."""
-    width, height = number(directory, WIDTH, 0), number(directory, HEIGHT, 0)
-    tile = number(directory, TILE_WIDTH, 0) * number(directory, TILE_HEIGHT, 0)
-    if tile > 4 * width * height + (1 << 20):
-        raise ValueError(f"its tiles are of {number(directory, TILE_WIDTH, 0)}x{number(directory, TILE_HEIGHT, 0)} pixels")
-    pieces = max(len(numbers(directory, tag)) for tag in OFFSETS)
-    if pieces > MAX_PIECES or any(directory.get(tag, (0, 0))[1] > MAX_PIECES for tag in OFFSETS + COUNTS):
-        raise ValueError(f"it has over {MAX_PIECES:,} strips or tiles")
-    if not pieces:
-        raise ValueError("its pixels are missing")
-
-
 def pieces(file, directory):
-    """Where the strips or tiles lie, checked -> (which of OFFSETS' tags, list of (offset, bytes))."""
-    limits(directory)
-    which = 0 if OFFSETS[0] in directory else 1
+    """Where the strips or tiles lie -> (which of OFFSETS' tags, list of (offset, bytes)).
+
+    ValueError if decoding them would cost far more than the picture's pixels: too large, too many, or overlapping.
+    """
+    pixels = number(directory, WIDTH, 0) * number(directory, HEIGHT, 0)
+    tile_width, tile_height = number(directory, TILE_WIDTH, 0), number(directory, TILE_HEIGHT, 0)
+    if tile_width * tile_height > 4 * pixels + (1 << 20):
+        raise ValueError(f"its tiles are of {tile_width}x{tile_height} pixels")
+    if any(directory.get(tag, (0, 0))[1] > MAX_PIECES for tag in OFFSETS + COUNTS):
+        raise ValueError(f"it has over {MAX_PIECES:,} strips or tiles")
+    which, size = 0 if OFFSETS[0] in directory else 1, file.seek(0, 2)
     offsets, counts = numbers(directory, OFFSETS[which]), numbers(directory, COUNTS[which])
-    size = file.seek(0, 2)
     if not counts and len(offsets) == 1:
         counts = [size - offsets[0]]
-    if len(counts) < len(offsets):
-        raise ValueError("its strips' sizes are missing")
-    samples, bits = number(directory, SAMPLES, 1), max(numbers(directory, BITS, [1]))
-    raw = number(directory, WIDTH, 0) * number(directory, HEIGHT, 0) * samples * bits // 8
-    if sum(max(0, min(count, size - offset)) for offset, count in zip(offsets, counts)) > 4 * raw + (1 << 26):
+    if not offsets or len(counts) < len(offsets):
+        raise ValueError("its pixels, or their sizes, are missing")
+    plain = pixels * number(directory, SAMPLES, 1) * max(numbers(directory, BITS, [1])) // 8
+    if sum(max(0, min(count, size - offset)) for offset, count in zip(offsets, counts)) > 4 * plain + (1 << 26):
         raise ValueError("its compressed pixels are larger than its pixels")
     return which, list(zip(offsets, counts))
 
 
-def bare(file, directory, some=None, **changed):
+def bare(file, directory, some=slice(None)):
     """A TIFF file in memory of one directory's pixels, or of `some` of its strips or tiles, and nothing else: no
-    orientation, no metadata, no other picture. `changed`: entries by tag number, as t256=..."""
+    orientation, no metadata, no other picture."""
     which, places = pieces(file, directory)
-    places = places if some is None else places[some]
-    out, offsets = BytesIO(), []
-    out.write(b"II*\0\0\0\0\0")
-    for offset, count in places:
-        offsets.append(out.tell())
+    data, offsets = [], [8]
+    for offset, count in places[some]:
         file.seek(offset)
-        out.write(file.read(count))
+        data.append(file.read(count))
+        offsets.append(offsets[-1] + len(data[-1]))
+    end = offsets.pop()
     kept = {tag: directory[tag] for tag in PIXEL_TAGS if tag in directory}
-    kept |= {int(name[1:]): value for name, value in changed.items()}
-    kept[OFFSETS[which]] = entry(4, *offsets)
-    kept[COUNTS[which]] = entry(4, *(count for _, count in places))
-    at = out.tell() + out.tell() % 2
-    out.seek(at)
-    out.write(written(kept, at))
-    out.seek(4)
-    out.write(struct.pack("<I", at))
-    out.seek(0)
-    return out
+    kept[OFFSETS[which]], kept[COUNTS[which]] = entry(4, *offsets), entry(4, *(count for _, count in places[some]))
+    at = end + end % 2
+    return BytesIO(b"".join([struct.pack("<4sI", b"II*\0", at), *data, b"\0" * (at - end), written(kept, at)]))
 
 
 def samples(file, order, directory):
@@ -195,8 +184,9 @@ def samples(file, order, directory):
             last = min(first + group, down)
             top, bottom = first * h, min(last * h, height)
             begin = plane * across * down
-            data = _bytes(file, directory, slice(begin + first * across, begin + last * across), row_bytes, across,
-                          bottom - top, h, which)
+            piece = {TILE_WIDTH: row_bytes, TILE_HEIGHT: h} if which else {ROWS_PER_STRIP: h}
+            data = _bytes(file, directory, slice(begin + first * across, begin + last * across),
+                          {WIDTH: row_bytes * across, HEIGHT: bottom - top, **piece})
             values = _unpacked(data.reshape(bottom - top, across, row_bytes), bits, order)[..., :w * inner]
             values = values.reshape(bottom - top, across, w, inner)
             if number(directory, PREDICTOR, 1) == 2:
@@ -206,14 +196,12 @@ def samples(file, order, directory):
     return result
 
 
-def _bytes(file, directory, some, row_bytes, across, rows, h, which):
-    """The decompressed bytes of some strips or tiles, uint8 (rows, across * row_bytes)."""
-    size = {"t256": entry(4, row_bytes * across), "t257": entry(4, rows)}
-    piece = {"t322": entry(4, row_bytes), "t323": entry(4, h)} if which else {"t278": entry(4, h)}
-    gray = {"t258": entry(3, 8), "t262": entry(3, 1), "t277": entry(3, 1), "t284": entry(3, 1), "t317": entry(3, 1),
-            "t339": entry(3, 1)}
-    without = {tag: value for tag, value in directory.items() if tag not in (EXTRA, 320, 332, 530, 532)}
-    with Image.open(bare(file, without, some, **size, **piece, **gray), formats=["TIFF"]) as image:
+def _bytes(file, directory, some, sizes):
+    """The decompressed bytes of some strips or tiles, uint8 (HEIGHT, WIDTH) of `sizes`, a dict by tag."""
+    as_gray = {BITS: 8, PHOTOMETRIC: 1, SAMPLES: 1, PLANAR: 1, PREDICTOR: 1, FORMAT: 1, **sizes}
+    kept = {tag: value for tag, value in directory.items() if tag not in (EXTRA, 320, 332, 530, 532)}
+    kept |= {tag: entry(4, value) for tag, value in as_gray.items()}
+    with Image.open(bare(file, kept, some), formats=["TIFF"]) as image:
         return np.asarray(image)
 
 

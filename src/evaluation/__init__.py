@@ -2,6 +2,7 @@
 
 import dataclasses
 import tempfile
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,8 @@ from src import checkpoints, color, devices
 from src.backend import tf
 from src.checkpoints import calibration
 from src.data import images, open_dataset, pipeline
-from src.errors import InputError
-from src.evaluation import report
-from src.evaluation.fid import Distances, inception
+from src.errors import InputError, as_input_error
+from src.evaluation import fid, report
 from src.evaluation.measures import measurer, paired_psnr, summary
 from src.evaluation.pictures import Results, Writer
 
@@ -22,6 +22,7 @@ CHROMA_SAMPLE = 1000  # training images, for the mean of their colors
 LOSSES_SAMPLE = 1000  # test images, for the losses: two passes of the discriminator would be a quarter of all the time
 SHOWN = 8  # of the best, the median and the worst images each
 KEPT_BYTES = 2 ** 28  # of pictures that may be shown in the end
+UNWRITTEN = (OSError, tf.errors.OpError)  # what a checkpoint that cannot be written raises
 
 
 def run(options):
@@ -35,11 +36,14 @@ def run(options):
         given = Results(options.results, tests)
         notes.append("Accuracy is of pictures in 8 bits a channel; for networks it is of their own output, before rounding.")
     else:
-        model, checkpoint = _open_checkpoint(options, tests)
+        model, checkpoint = checkpoints.load_for_inference(options, tests)
     source = Path(options.results or checkpoint.prefix)
     folder = options.output or source.parent / "evaluation" / source.name
-    _require_writable(folder)
-    features = inception() if options.fid else None  # better told now than after an hour
+    unwritable = f"{folder}: the report cannot be written there"
+    with as_input_error(unwritable, "; choose another folder with --output"):
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()  # fails now rather than after an hour
+    features = fid.inception() if options.fid else None  # may fail, and better now than after an hour
     training = _training_images(options, tests.size, notes)
     calibrated = _adapt(model, checkpoint, training, options, notes) if model else None
 
@@ -49,12 +53,12 @@ def run(options):
     thresholds = sorted({2.0, 5.0, options.acc_thresh})
     measured = Measured(tests, features, Writer(folder / "images", tests) if options.save_images else None)
     measure = measurer(model, thresholds, chroma, options.label_smoothing, l1_weight)
-    try:
+    with as_input_error(unwritable):
         measured.all_images(measure, options.batch_size, given)
         values = measured.values(options, notes, given)
         means, intervals = summary(values, SEED)
         if features:
-            _add_distances(measured.distances.by_protocol(), means, len(measured.rows), notes)
+            _add_distances(fid.distances(measured.moments), means, len(measured.rows), notes)
         results = {
             "dataset": options.dataset, "images": len(measured.rows), "checkpoint": checkpoint and str(checkpoint.prefix),
             "step": checkpoint and checkpoint.step, "color_space": model and model.config.color_space,
@@ -65,8 +69,6 @@ def run(options):
             "without_color": measured.gray, "unusable": measured.unusable.reasons}
         results = report.printable(results)
         report.write(folder, results, measured.shown(), values, [tests.name(i) for i in measured.rows], record, source.parent)
-    except OSError as error:
-        raise InputError(f"{folder}: the report cannot be written there ({error.strerror or error})") from error
     print(report.table(results))
     print(f"Written to {folder}: metrics.json, per_image.csv, grid.png, report.html{', images/' * options.save_images}")
     return 0
@@ -76,31 +78,11 @@ def _refuse_contradictions(options):
     if options.save_calibrated and not options.calibrate:
         raise InputError("--save-calibrated True: there is nothing to save without --calibrate N")
     if options.save_generator:
-        checkpoints.check_prefix(options.save_generator, options.overwrite)  # better told now than after an hour
+        checkpoints.check_prefix(options.save_generator, options.overwrite)
     for name in ("calibrate", "save_generator", "save_images") if options.results else ():
         if getattr(options, name):
             raise InputError(f"--{name.replace('_', '-')}: goes with a checkpoint, and --results {options.results} measures "
                              "pictures; leave one out")
-
-
-def _open_checkpoint(options, tests):
-    """Returns Model and Checkpoint, and sets the size of the test images to the model's."""
-    model, checkpoint = checkpoints.load_for_inference(options)
-    trained_on = checkpoint.record.get("dataset")  # perhaps with other networks than its own: --network
-    if tests.network not in (None, model.config.network) and trained_on != options.dataset:
-        raise InputError(f"{checkpoint.prefix}: its networks are {model.config.network}'s, and --dataset {options.dataset} "
-                         f"needs {tests.network}'s")
-    tests.size = model.size
-    return model, checkpoint
-
-
-def _require_writable(folder):
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()  # better told now than after an hour
-    except OSError as error:
-        raise InputError(f"{folder}: the report cannot be written there ({error.strerror}); choose another folder with "
-                         "--output") from error
 
 
 def _training_images(options, size, notes):
@@ -118,10 +100,8 @@ def _adapt(model, checkpoint, training, options, notes):
     if options.calibrate:
         calibrated = _calibrate(model, checkpoint, training, options, notes)
     if options.save_generator:
-        try:
+        with as_input_error(f"--save-generator {options.save_generator}: cannot be written", kinds=UNWRITTEN):
             checkpoints.save_generator(model, checkpoint, options.save_generator, options.overwrite, calibrated)
-        except (OSError, tf.errors.OpError) as error:
-            raise InputError(f"--save-generator {options.save_generator}: cannot be written ({error})") from error
         notes.append(f"The generator is also {options.save_generator}; use it with --checkpoints-path.")
     if model.config.normalization == "batch":
         notes.append("Normalized by the statistics of each batch: the colors of an image depend on its neighbours in a "
@@ -146,11 +126,9 @@ def _calibrate(model, checkpoint, training, options, notes):
     if options.normalization == "batch":
         model.config = dataclasses.replace(model.config, normalization="batch")
     if options.save_calibrated:
-        try:
+        folder = checkpoint.prefix.parent / "calibrated"
+        with as_input_error(f"{folder}: the calibrated networks cannot be saved there", kinds=UNWRITTEN):
             prefix = calibration.save_calibrated(model, checkpoint, training, count, options)
-        except (OSError, tf.errors.OpError) as error:
-            raise InputError(f"{checkpoint.prefix.parent / 'calibrated'}: the calibrated networks cannot be saved there "
-                             f"({error})") from error
         notes.append(f"The calibrated checkpoint is {prefix}; use it with --checkpoints-path {prefix.parent.parent}")
     return count
 
@@ -186,9 +164,9 @@ class Measured:
     """
 
     def __init__(self, tests, features=None, writer=None):
-        self.tests, self.writer, self.distances = tests, writer, features and Distances(features)
+        self.tests, self.writer, self.features = tests, writer, features
         self.unusable, self.rows, self.gray = pipeline.Unusable(), [], 0  # rows: the indices of the images in the table
-        self.batches, self.errors, self.kept = [], [], {}
+        self.batches, self.errors, self.kept, self.moments = [], [], {}, defaultdict(fid.Moments)
 
     def all_images(self, measure, batch_size, given=None):
         """Measures every test image in full batches, since its colors may depend on its neighbours' statistics.
@@ -203,7 +181,7 @@ class Measured:
                 found, pictures = measure(*arrays[1:], with_losses=not given and number % every == 0)
                 self._add(*(array[-new:] for array in arrays[:2]), {key: value.numpy()[-new:] for key, value in found.items()},
                           {protocol: output.numpy()[-new:] for protocol, output in pictures.items()
-                           if protocol == "metrics" or self.distances})
+                           if protocol == "metrics" or self.features})
 
     def _read(self, batch_size, given, bar):
         """Yields (indices, originals) or, with pictures given, (indices, originals, pictures)."""
@@ -229,8 +207,8 @@ class Measured:
             self.rows.append(int(indices[i]))
             self.errors.append(found["metrics", "mae"][i])
         self.batches.append({key: value[colored] for key, value in found.items()})
-        if self.distances and colored.any():
-            self.distances.add({"truth": originals[colored]} | {name: part[colored] for name, part in pictures.items()})
+        for protocol, part in {"truth": originals, **pictures}.items() if self.features and colored.any() else ():
+            self.moments[protocol].add(self.features(part[colored]))
         self._forget()
 
     def _forget(self):

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from src.backend import keras, tf
-from src.errors import InputError
+from src.errors import as_input_error
 
 
 def inception():
@@ -14,12 +14,10 @@ def inception():
 
     Returns: a tf.function: uint8 RGB (N, S, S, 3) -> its pooled features float32 (N, 2048).
     """
-    try:
+    folder = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras", "models")
+    with as_input_error("--fid True: the weights of Keras' Inception-v3 cannot be had",
+                        f"; fetch that file on another machine and put it into {folder}", Exception):  # Keras raises no other
         network = keras.applications.InceptionV3(include_top=False, pooling="avg")
-    except Exception as error:  # Keras raises a plain one
-        folder = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras", "models")
-        raise InputError(f"--fid True: the weights of Keras' Inception-v3 cannot be had ({error}); fetch that file on another "
-                         f"machine and put it into {folder}") from error
 
     @tf.function(autograph=False, reduce_retracing=True)
     def features(images):
@@ -60,23 +58,8 @@ def frechet_distance(mean, covariance, other_mean, other_covariance):
                  - 2 * np.sqrt(eigenvalues).sum())
 
 
-class Distances:
-    """The FID of each protocol's pictures from the originals, which come in batches.
-
-    Args:
-        features: function of uint8 RGB (N, S, S, 3) -> (N, F), as of `inception`.
-    """
-
-    def __init__(self, features):
-        self.features, self.moments = features, {}
-
-    def add(self, pictures):
-        """pictures: dict of protocol, "truth" among them, to uint8 RGB (N, S, S, 3)."""
-        for protocol, images in pictures.items():
-            self.moments.setdefault(protocol, Moments()).add(self.features(images))
-
-    def by_protocol(self):
-        """Returns a dict of protocol to FID."""
-        found = {protocol: moments.mean_and_covariance() for protocol, moments in self.moments.items()}
-        truth = found.pop("truth")
-        return {protocol: frechet_distance(*truth, *moments) for protocol, moments in found.items()}
+def distances(moments):
+    """Dict of protocol, the "truth" among them, to Moments -> dict of the other protocols to their FID from the truth."""
+    found = {protocol: each.mean_and_covariance() for protocol, each in moments.items()}
+    truth = found.pop("truth")
+    return {protocol: frechet_distance(*truth, *each) for protocol, each in found.items()}

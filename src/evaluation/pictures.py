@@ -6,7 +6,6 @@ from pathlib import Path
 
 from src.data import folder as folders
 from src.data import images
-from src.data.base import require_regular
 from src.data.walk import walk
 from src.errors import InputError
 
@@ -65,7 +64,6 @@ class Results:
             return None
         path = self.paths[index]
         try:
-            require_regular(path)
             picture = images.read_rgb(path)
             if picture.shape[:2] != (size, size):
                 height, width, _ = picture.shape

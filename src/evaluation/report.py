@@ -28,14 +28,13 @@ WIDTH, LABEL, CELL = 80, 12, 11  # columns of the terminal's table
 
 def rows(results):
     """The table: yields (label, means, intervals), two dicts by measure; intervals may be empty."""
-    intervals = results["intervals"]
-    yield ("network" if results["checkpoint"] else "results"), results["metrics"], intervals["metrics"]
-    yield "with true L", results["metrics_true_lightness"], intervals["metrics_true_lightness"]
-    yield "gray copied", results["baselines"]["gray"], intervals["baselines"]["gray"]
-    if results["baselines"]["mean_chroma"]:
-        yield "mean a, b", results["baselines"]["mean_chroma"], intervals["baselines"]["mean_chroma"]
-    yield ("truth", {"colorfulness": results["metrics"]["colorfulness_truth"]},
-           {"colorfulness": intervals["metrics"]["colorfulness_truth"]})
+    for label, of in (("network" if results["checkpoint"] else "results", lambda values: values["metrics"]),
+                      ("with true L", lambda values: values["metrics_true_lightness"]),
+                      ("gray copied", lambda values: values["baselines"]["gray"]),
+                      ("mean a, b", lambda values: values["baselines"]["mean_chroma"]),
+                      ("truth", lambda values: {"colorfulness": values["metrics"]["colorfulness_truth"]})):
+        if of(results):
+            yield label, of(results), of(results["intervals"])
 
 
 def columns(results):
@@ -55,12 +54,11 @@ def interval(bounds, dash="-"):
     if not bounds:
         return ""
     low, high = bounds
-    digits = max(0, math.ceil(-math.log10((high - low) / 5 or 1)))
-    while True:
+    for digits in range(max(0, math.ceil(-math.log10((high - low) / 5 or 1))), -1, -1):
         text = re.sub(r"\b0\.", ".", f"{low:.{digits}f}{dash}{high:.{digits}f}")
-        if len(text) < CELL or not digits:
-            return text
-        digits -= 1
+        if len(text) < CELL:
+            break
+    return text
 
 
 def table(results):
@@ -73,13 +71,12 @@ def table(results):
             if any(name in means for name in block):
                 out.append(f"{label:{LABEL}}" + "".join(f"{number(means.get(name)):>{CELL}}" for name in block))
                 out.append(" " * LABEL + "".join(f"{interval(intervals.get(name)):>{CELL}}" for name in block))
-    out += ["" for _ in losses][:1]
+    out.append("")
     for name in losses:
         bounds = interval(results["intervals"]["metrics"][name])
         out.append(f"{name:{LABEL + 2}}{number(results['metrics'][name]):>{CELL - 2}}{bounds:>{CELL + 2}}")
-    out = [line.rstrip() for line in out]
-    kept = [line for i, line in enumerate(out) if line or i == 0 or out[i - 1]]  # rows without intervals
-    return "\n".join([*kept, "", *(line for text in [LEGEND, *results["notes"]] for line in _wrapped(text))])
+    out += ["", *(line for text in [LEGEND, *results["notes"]] for line in _wrapped(text))]
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(line.rstrip() for line in out))  # rows without intervals
 
 
 def _wrapped(text):
@@ -95,12 +92,8 @@ def describe(results):
 
 
 def printable(value):
-    """A nested value with every text in it such that it can be written as UTF-8: names of files may be any bytes."""
-    if isinstance(value, dict):
-        return {printable(key): printable(part) for key, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [printable(part) for part in value]
-    return str(value).encode(errors="replace").decode() if isinstance(value, (str, Exception)) else value
+    """A value as JSON holds it, with every text in it such that it can be written as UTF-8: names of files may be any bytes."""
+    return json.loads(json.dumps(value, ensure_ascii=False, default=str).encode(errors="replace"))
 
 
 def write(folder, results, shown, values, names, record, run_folder):

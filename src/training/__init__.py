@@ -126,9 +126,13 @@ def _loop(options, model, dataset, tests, folder, state, record):
     unusable = pipeline.Unusable(folder.path / "unusable_files.log" if chief else None,
                                  list(filter(None, (dataset, tests))))
     with Signals(model.strategy) as signals, listeners.Progress(options.log_interval, unusable, silent=not chief) as progress:
-        heard = _listeners(options, model, tests, folder, state, record, unusable, signals, progress.say)
-        heard.insert(0, listeners.Guard(options, folder, unusable, len(dataset)))
-        for listener in heard:
+        test_log = logs.Log(folder.path, "test", state.step) if options.log else None
+        run = listeners.Run(options, model, len(dataset), tests, folder, record, unusable, signals, progress.say, test_log)
+        active = [listener(run) for wanted, listener in (
+            (True, listeners.Guard), (options.log, listeners.TrainLog), (options.validate, listeners.Validation),
+            (options.sample, listeners.Samples), (options.visualize, listeners.Curves), (options.save, listeners.Saving),
+        ) if wanted]
+        for listener in active:
             listener.on_start(state)
         batches = _batches(model, dataset, options, state, unusable, signals)
         for step, losses in model.train(batches):
@@ -136,33 +140,11 @@ def _loop(options, model, dataset, tests, folder, state, record):
             progress.on_iteration(state)  # which waits for the first iteration
             signals.listen()
             with progress.paused():
-                for listener in heard:
+                for listener in active:
                     listener.on_iteration(state)
-        for listener in heard:
+        for listener in active:
             listener.on_end(state)
     return _conclude(options, folder, state, unusable, signals.received)
-
-
-def _listeners(options, model, tests, folder, state, record, unusable, signals, say):
-    """What the options ask to hear of each iteration, in this order."""
-    def log(split):
-        return logs.Log(folder.path, split, state.step) if options.log else None
-
-    def stopped():
-        return signals.received
-
-    test_log, heard = log("test"), []
-    if options.log:
-        heard.append(listeners.TrainLog(log("train"), options.log_interval))
-    if options.validate:
-        heard.append(listeners.Validation(model, tests, options, test_log, unusable, stopped, say))
-    if options.sample:
-        heard.append(listeners.Samples(model, tests, options, folder.path / "samples", test_log, unusable, stopped))
-    if options.visualize:
-        heard.append(listeners.Curves(folder.path, options.visualize_window))
-    if options.save:
-        heard.append(listeners.Saving(model, folder, options.save_interval, record))
-    return heard
 
 
 def _batches(model, dataset, options, state, unusable, signals):

@@ -59,10 +59,11 @@ def start_from(model, prefix):
           + ("" if checkpoint.config.discriminator else "; it has no discriminator, which starts anew") + ".", flush=True)
 
 
-def _check_same(prefix, told, expected, cure):
+def _check_same(prefix, told, expected, fix):
+    """InputError unless what a checkpoint tells (a dict) has all the expected values."""
     differences = [f"{name} was {told.get(name)} and is {value}" for name, value in expected.items() if told.get(name) != value]
     if differences:
-        raise InputError(f"{prefix} belongs to another training: {'; '.join(differences)}. {cure}")
+        raise InputError(f"{prefix} belongs to another training: {'; '.join(differences)}. {fix}")
 
 
 def images_seen(checkpoint):

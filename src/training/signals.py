@@ -1,13 +1,14 @@
 """What ends a training run from outside: SIGTERM, Ctrl-C, and Slurm's SIGUSR1."""
 
+import contextlib
 import os
 import signal
-import threading
 
 from src import devices
+from src.signals import handled
 
 
-class Signals:
+class Signals(contextlib.ExitStack):
     """SIGTERM and the first SIGINT (under Slurm also SIGUSR1) end the loop after the current iteration; of several workers,
     one's end that of all, after the same iteration. A second SIGINT ends the process at once.
 
@@ -17,6 +18,7 @@ class Signals:
     EVERY = 10  # iterations between two times that several workers ask each other
 
     def __init__(self, strategy):
+        super().__init__()
         self.strategy, self.received = strategy, None
 
     def stop(self, step):
@@ -30,23 +32,17 @@ class Signals:
 
     def listen(self):
         """To be called after the first iteration."""
-        for number in self.before:
+        for number in self.numbers:
             if signal.getsignal(number) is signal.SIG_DFL:
                 signal.signal(number, self.receive)
 
     def __enter__(self):
         numbers = [signal.SIGTERM, signal.SIGINT] + ([signal.SIGUSR1] if "SLURM_JOB_ID" in os.environ else [])
-        # Elsewhere than in the main thread Python admits no handlers.
-        main = threading.current_thread() is threading.main_thread()
         # Python's own handlers would wait for TensorFlow to compile.
-        self.before = {number: signal.signal(number, signal.SIG_DFL) for number in numbers if main}
+        self.numbers = self.enter_context(handled(signal.SIG_DFL, *numbers))
         return self
 
     def receive(self, number, _):
         if self.received and number == signal.SIGINT:
             os._exit(128 + signal.SIGINT)
         self.received = signal.SIGTERM if number == signal.SIGUSR1 else signal.Signals(number)
-
-    def __exit__(self, *_):
-        for number, handler in self.before.items():
-            signal.signal(number, handler)

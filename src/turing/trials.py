@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from src.errors import InputError
+from src.errors import InputError, as_input_error
 from src.turing.score import summarize
 
 
@@ -44,9 +44,6 @@ class Trials:
         self.delay = delay  # seconds to decide; 0: no limit
         self.size = pairs[0].original.shape[0]  # pixels
         self.rows = read_rows(file, mend=True) if file.exists() else []
-        self._by_person = {}
-        for row in self.rows:
-            self._by_person.setdefault(row.person, []).append(row)
 
     def __len__(self):
         return len(self.pairs)
@@ -63,8 +60,12 @@ class Trials:
 
     def next_trial(self, person):
         """The first trial that this person has not answered, from 1; 0 when none is left."""
-        done = len(self._by_person.get(person, []))
+        done = len(self.answered(person))
         return done + 1 if done < len(self.pairs) else 0
+
+    def answered(self, person):
+        """The person's Rows so far."""
+        return [row for row in self.rows if row.person == person]
 
     def look(self, person, trial):
         """What stands on the left and on the right in this trial, each uint8 (S, S, 3)."""
@@ -79,12 +80,11 @@ class Trials:
         row = Row(person, trial, pair.name, side, answer, round(seconds, 3), _result(side, answer))
         _append(self.file, row)
         self.rows.append(row)
-        self._by_person.setdefault(person, []).append(row)
         return row
 
     def result(self, person):
         """The person's score, as of `summarize`, and their wrong trials: [{trial, image, side}]."""
-        rows = self._by_person.get(person, [])
+        rows = self.answered(person)
         mistakes = [{"trial": r.trial, "image": r.image, "side": r.side} for r in rows if r.result == "wrong"]
         return summarize(rows) | {"mistakes": mistakes}
 
@@ -118,31 +118,26 @@ def _line(cells):
 
 def _append(file, row):
     """One line at the end of the file, on the disk when this returns; all of it or nothing."""
-    try:
-        with open(file, "ab", buffering=0) as out:
-            end = out.tell()
-            line = (b"" if end else _line(Row._fields)) + _line(row)
-            try:
-                if out.write(line) < len(line):
-                    raise OSError("the disk is full")
-                os.fsync(out.fileno())
-            except OSError:
-                out.truncate(end)
-                raise
-    except OSError as error:
-        raise InputError(f"{file}: the answer cannot be saved ({error.strerror or error}); make room") from error
+    with as_input_error(f"{file}: the answer cannot be saved", "; make room"), open(file, "ab", buffering=0) as out:
+        end = out.tell()
+        line = (b"" if end else _line(Row._fields)) + _line(row)
+        try:
+            if out.write(line) < len(line):
+                raise OSError("the disk is full")
+            os.fsync(out.fileno())
+        except OSError:
+            out.truncate(end)
+            raise
 
 
 def read_rows(file, mend=False):
     """All answers of a trials.csv. A last line that a kill cut off does not count, and is removed if `mend` (which is
     for the file's only writer); InputError for any other bad line."""
-    try:
+    with as_input_error(f"{file}: cannot be read", "; check --checkpoints-path"):
         data = file.read_bytes()
         whole = data.rfind(b"\n") + 1
         if whole < len(data) and mend:
             os.truncate(file, whole)
-    except OSError as error:
-        raise InputError(f"{file}: {error.strerror}; check --checkpoints-path") from error
     rows, number = [], 1
     try:
         lines = csv.reader(io.StringIO(data[:whole].decode("utf-8-sig")), strict=True)

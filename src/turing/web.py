@@ -1,4 +1,4 @@
-"""The Turing test's page: a server on 127.0.0.1 that believes no request."""
+"""The Turing test's page: a server on 127.0.0.1 that checks every request."""
 
 import base64
 import contextlib
@@ -56,21 +56,16 @@ class Server(ThreadingHTTPServer):
         self.page = page.replace(b"{{test}}", test.replace('"', "&quot;").encode())
         script = re.search(rb"<script>(.*)</script>", page, re.DOTALL)[1]
         digest = base64.b64encode(hashlib.sha256(script).digest()).decode()
-        self.policy = (
-            f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:; "
-            "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-        )
+        self.policy = (f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:; "
+                       "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
         port = self.server_address[1]
         print(f"the test is at http://127.0.0.1:{port}/")
         print(f"from elsewhere, first: ssh -L {port}:127.0.0.1:{port} {login}@{socket.gethostname()}")
         print("Ctrl-C ends it", flush=True)
-        try:
+        with contextlib.suppress(_Ended):
             self.serve_forever(poll_interval=0.2)
-        except _Ended:
-            pass
-        finally:
-            self.lock.acquire()  # for good: no answer after the summary
-            self.server_close()
+        self.lock.acquire()  # for good: no answer after the summary
+        self.server_close()
 
     # Connections: a thread for each, but not too many, and none for ever.
 
@@ -114,9 +109,9 @@ class Server(ThreadingHTTPServer):
 
     def _current(self, person, now):
         """This person's open trial, 0 at the end. One whose time is over is closed here, as unanswered."""
-        shown, since = self.shown.get(person, (0, 0.0))
+        shown, since = self.shown.get(person, (0, now))
         delay = self.trials.delay
-        if shown and delay and now - since > delay + GRACE:
+        if delay and now - since > delay + GRACE:
             del self.shown[person]
             self.trials.answer(person, shown, "", delay)
         return self.trials.next_trial(person)
@@ -188,27 +183,26 @@ class Handler(BaseHTTPRequestHandler):
             self.server.waiting[self.connection] = time.monotonic()
 
     def do_GET(self):
-        self._reply(self._get)
+        self._reply(self._page)
 
     def do_POST(self):
-        self._reply(self._post)
+        self._reply(self._call)
 
-    def _get(self, body):
+    def _page(self, body):
         if self.path.partition("?")[0] != "/":
             raise Refused(404, "no such page")
         return self.server.page
 
-    def _post(self, body):
+    def _call(self, body):
         now = time.monotonic()
-        call = self.path.removeprefix("/api/")
-        if call not in self.calls or self.path == call:
+        api, _, call = self.path.rpartition("/")
+        if api != "/api" or call not in self.calls:
             raise Refused(404, "no such page")
         if self.headers.get_content_type() != "application/json":
             raise Refused(415, "application/json is expected")
-        try:
+        request = None
+        with contextlib.suppress(ValueError, RecursionError):
             request = json.loads(body)
-        except (ValueError, RecursionError):
-            request = None
         if not isinstance(request, dict):
             raise Refused(400, "a JSON object is expected")
         name = request.get("name")
@@ -249,16 +243,10 @@ class Handler(BaseHTTPRequestHandler):
         elif reply is self.server.page:
             kind = "text/html; charset=utf-8"
         self.send_response(status)
-        for name, value in (
-            ("Content-Type", kind),
-            ("Content-Length", str(len(reply))),
-            ("Content-Security-Policy", self.server.policy),
-            ("X-Content-Type-Options", "nosniff"),
-            ("Cross-Origin-Resource-Policy", "same-origin"),
-            ("Referrer-Policy", "no-referrer"),
-            ("Cache-Control", "no-store"),
-            *([("Connection", "close")] if self.close_connection else []),
-        ):
+        headers = {"Content-Type": kind, "Content-Length": str(len(reply)), "Content-Security-Policy": self.server.policy,
+                   "X-Content-Type-Options": "nosniff", "Cross-Origin-Resource-Policy": "same-origin",
+                   "Referrer-Policy": "no-referrer", "Cache-Control": "no-store"}
+        for name, value in {**headers, **({"Connection": "close"} if self.close_connection else {})}.items():
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(reply)

@@ -100,13 +100,12 @@ class _Window:
         self.text(height / 2 - 80, f"Your name: {self.name}|", size=18)
         self.text(BOTTOM / 2, "then click, or press Enter, to begin", DIM)
 
-    def draw_pause(self, height):
+    def draw_pause(self, height, note=None):
         self.text(height - 35, f"{self.trial} of {len(self.trials)}")
-        self.text(BOTTOM / 2, self.note, DIM)
+        self.text(BOTTOM / 2, note or self.note, DIM)
 
     def draw_pair(self, height):
-        self.text(height - 35, f"{self.trial} of {len(self.trials)}")
-        self.text(BOTTOM / 2, "Which one is real?   ←  or  →", DIM)
+        self.draw_pause(height, "Which one is real?   ←  or  →")
         boxes, length = self.boxes()
         method = Image.Resampling.BICUBIC if length % self.trials.size else Image.Resampling.NEAREST
         for (x, y), image in zip(boxes.values(), self.trials.look(self.person, self.trial), strict=True):
@@ -146,10 +145,9 @@ class _Window:
             self.go_on()
             return
         boxes, length = self.boxes()
-        for side, (x, y) in boxes.items():
-            if 0 <= event.x - x < length and 0 <= event.y - y < length:
-                self.answer(side)
-                return
+        hit = [side for side, (x, y) in boxes.items() if 0 <= event.x - x < length and 0 <= event.y - y < length]
+        if hit:
+            self.answer(*hit)
 
     def key(self, event):
         key = event.key or ""
@@ -165,9 +163,8 @@ class _Window:
 
     def go_on(self):
         """From the welcome to the first pair, if there is a name; from the end to the next person's welcome."""
-        if self.phase == "welcome" and clean_name(self.name):
-            self.person = clean_name(self.name)
-            self.trial = self.trials.next_trial(self.person) or len(self.trials)
+        if self.phase == "welcome" and (name := clean_name(self.name)):
+            self.person, self.trial = name, self.trials.next_trial(name) or len(self.trials)
             self.pause("")
         elif self.phase == "end":
             self.phase, self.name = "welcome", ""

@@ -285,12 +285,13 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path, rgb):
 
 
 def test_grid(rgb):
-    result = images.grid([[rgb, rgb // 2], [rgb // 3]], gap=3)
+    result = images.grid([[rgb, rgb // 2], [rgb // 3, rgb // 4]], gap=3)
     assert result.shape == (24 * 2 + 3, 36 * 2 + 3, 3) and result.dtype == np.uint8
     np.testing.assert_array_equal(result[:24, :36], rgb)
     np.testing.assert_array_equal(result[:24, 39:], rgb // 2)
     np.testing.assert_array_equal(result[27:, :36], rgb // 3)
-    assert (result[24:27] == 255).all() and (result[:, 36:39] == 255).all() and (result[27:, 39:] == 255).all()
+    np.testing.assert_array_equal(result[27:, 39:], rgb // 4)
+    assert (result[24:27] == 255).all() and (result[:, 36:39] == 255).all()
 
 
 def test_is_gray(rgb):

@@ -122,7 +122,7 @@ def test_metrics_json(demo):
 
 
 def test_networks_that_are_not_the_datasets_own(cli, tmp_path):
-    """They are refused, unless they were trained on it (--network)."""
+    """They are refused, unless they were trained on it (--network); in the Turing test, too."""
     (tmp_path / "val_256").mkdir()
     for i, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (3, 40, 40, 3), np.uint8)):
         images.write(tmp_path / "val_256" / f"{i}.png", pixels)
@@ -131,8 +131,9 @@ def test_networks_that_are_not_the_datasets_own(cli, tmp_path):
         prefix = tmp_path / dataset / "CGAN_places365-1"
         prefix.parent.mkdir()
         checkpoints.save(model.state(), model.config, prefix, {"dataset": dataset})
-        result = cli("test-eval.py", "--dataset", "places365", "--dataset-path", tmp_path, "--checkpoints-path", prefix)
-        assert result.code == code and ("needs places365's" in result.stderr) == bool(code), result.stderr
+        for program in ("test-eval.py", "test-turing.py")[:1 + bool(code)]:
+            result = cli(program, "--dataset", "places365", "--dataset-path", tmp_path, "--checkpoints-path", prefix)
+            assert result.code == code and ("needs places365's" in result.stderr) == bool(code), result.stderr
 
 
 def test_measures_are_those_of_scikit_image(demo):
