@@ -38,8 +38,8 @@ def test_no_sum_of_an_iteration_varies_in_its_order(precision):
 
 
 def cases():
-    """All (network, precision, filters, batch size) that two processes can run side by side in a minute or so."""
-    return [(network, precision, filters, batch_size) for network, images in (("cifar10", 173), ("places365", 24))
+    """All (network, precision, filters, batch size) that two processes compute side by side in a minute or so."""
+    return [(network, precision, filters, batch_size) for network, images in (("cifar10", 110), ("places365", 12))
             for precision in ("float32", "bfloat16") for filters in (2, 16, 64) for batch_size in (1, 7, 64, 173, 1732)
             # Of the widest networks so many images; of narrow ones their maps' memory is the limit.
             if batch_size * filters ** 2 <= images * 64 ** 2 and batch_size * SIZES[network] ** 2 < 2 ** 22]
@@ -72,7 +72,7 @@ def test_pairs_of_processes_end_with_the_same_bits(tmp_path):
             (tmp_path / network / part).mkdir(parents=True)
             for seed in range(IMAGES):
                 picture(seed, size).save(tmp_path / network / part / f"{seed}.png")
-    drawn = random.Random(1).sample(cases(), min(int(os.environ.get("TORTURE_PAIRS", 24)), len(cases())))
+    drawn = random.Random(5).sample(cases(), min(int(os.environ.get("TORTURE_PAIRS", 20)), len(cases())))
     with ThreadPoolExecutor(2) as pool:
         for case in drawn:
             folders = [tmp_path / "-".join(map(str, (*case, process))) for process in (1, 2)]
