@@ -15,7 +15,7 @@ test: $(VENV)/dev
 	$(RUN) -m pytest -n 2 --dist loadfile
 
 torture: $(VENV)/dev
-	$(RUN) -m pytest -m torture
+	$(RUN) -m pytest -m torture -s
 
 clean:
 	rm -rf $(VENV)

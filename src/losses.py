@@ -7,9 +7,14 @@ from src.backend import tf
 
 
 def cross_entropy(logits, target):
-    """Binary cross entropy of logits (N, h, w, 1) against one target in 0..1, averaged over the map -> (N,)."""
+    """Binary cross entropy of logits (N, h, w, 1) against one target in 0..1, averaged over the map -> (N,).
+
+    Softplus of -x is -log(sigmoid(x)). The gradient of TensorFlow's own function is a sum of four terms in an order that
+    varies: see "Runs with the same bits" in docs/reliability.md.
+    """
     logits = tf.cast(logits, tf.float32)
-    return tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(tf.fill(tf.shape(logits), target), logits), (1, 2, 3))
+    loss = target * tf.nn.softplus(-logits) + (1 - target) * tf.nn.softplus(logits)
+    return tf.reduce_mean(loss, (1, 2, 3))
 
 
 def discriminator_loss(real_logits, fake_logits, label_smoothing=False):

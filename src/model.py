@@ -39,14 +39,16 @@ class Model:
         jit: compile with XLA.
         seed: of the initial weights and of dropout.
         strategy: a tf.distribute.Strategy; default: one device.
+        deterministic: compute by nothing whose order of sums varies; the devices have to be chosen so as well.
 
     Its images are RGB uint8 (N, S, S, 3), S = config.image_size; at inference other sizes will do.
     """
 
-    def __init__(self, config, precision="float32", jit=False, seed=1, strategy=None):
+    def __init__(self, config, precision="float32", jit=False, seed=1, strategy=None, deterministic=False):
         self.config, self.size, self.stride = config, config.image_size, config.architecture.stride
         self.strategy = strategy or tf.distribute.get_strategy()
         self.precision, self.jit, self.seed, self.optimizers = precision, jit, seed, {}
+        self.deterministic = deterministic
         keras.utils.set_random_seed(seed)  # the initializers draw from it
         with self.strategy.scope():
             self.step = tf.Variable(0, dtype=tf.int64, trainable=False,
@@ -63,7 +65,7 @@ class Model:
     def _network(self, kind, architecture):
         dtype = self.precision if self.precision == "float32" else f"mixed_{self.precision}"
         matrix_products = not self.jit and not tf.config.get_visible_devices("GPU")  # see convolutions.py
-        return kind(architecture, self.config.filters, self.config.kernel_size, dtype, matrix_products)
+        return kind(architecture, self.config.filters, self.config.kernel_size, dtype, matrix_products, self.deterministic)
 
     # Training
 

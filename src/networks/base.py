@@ -16,16 +16,17 @@ def leaky_relu(x):
 class Network(keras.Model):
     """Convolutions named as in the original's checkpoints, so that a variable has one name everywhere."""
 
-    def __init__(self, name, kernel_size, dtype, matrix_products):
+    def __init__(self, name, kernel_size, dtype, matrix_products, deterministic):
         super().__init__(name=name, dtype=dtype)
-        self.kernel_size, self.precision, self.matrix_products = kernel_size, dtype, matrix_products
+        self.kernel_size, self.precision = kernel_size, dtype
+        self.matrix_products, self.deterministic = matrix_products, deterministic
         self.built = True
 
     def convolution(self, name, channels, filters, stride=1, kernel_size=None, transposed=False):
         kind = TransposedConvolution if transposed else Convolution
         layer = kind(filters, kernel_size or self.kernel_size, stride, "same", name=name, dtype=self.precision,
                      kernel_initializer=keras.initializers.VarianceScaling(1.0, "fan_in", "truncated_normal"))
-        layer.matrix_products = self.matrix_products
+        layer.matrix_products, layer.deterministic = self.matrix_products, self.deterministic
         layer.build((None, None, None, channels))
         return layer
 

@@ -12,6 +12,9 @@ back. Each of the kernel's k * k taps connects some pixels of the one with some 
 
     product of a tap:  (pixels that it connects * N, C) x (C, C')  ->  added to the pixels at its other end.
 
+TensorFlow's AddN adds first what lies where the sum may be written, and which tensor that is varies from run to run. So nothing
+that has to be `deterministic` is computed in this way.
+
 What meets padding is left out: of what a 4x4 kernel sees between 4x4 and 2x2 pixels, 44% is padding. TensorFlow derives the
 gradients, which are products of the same kind.
 """
@@ -67,13 +70,13 @@ def _suits_products(x, kernel, stride, larger_side):
 
 class Convolution(keras.layers.Conv2D):
     """Keras' own, with padding "same", a square kernel and a bias; with `matrix_products` as this module's head says."""
-    matrix_products = False
+    matrix_products = deterministic = False
 
     def call(self, x):
         if not self.matrix_products:
             return super().call(x)
         kernel, bias, stride = tf.convert_to_tensor(self.kernel), tf.convert_to_tensor(self.bias), self.strides[0]
-        if _suits_products(x, kernel, stride, x.shape[1]):
+        if not self.deterministic and _suits_products(x, kernel, stride, x.shape[1]):
             return _add_bias(_by_taps(x, kernel, stride), bias)
         return _add_bias(tf.nn.conv2d(x, kernel, stride, "SAME"), bias)
 
@@ -88,12 +91,12 @@ class Convolution(keras.layers.Conv2D):
 
 class TransposedConvolution(keras.layers.Conv2DTranspose):
     """The same for Keras' transposed convolution."""
-    matrix_products = False
+    matrix_products = deterministic = False
 
     def call(self, x):
         if not self.matrix_products:
             return super().call(x)
         kernel, bias, stride = tf.convert_to_tensor(self.kernel), tf.convert_to_tensor(self.bias), self.strides[0]
-        if _suits_products(x, kernel, stride, x.shape[1] and x.shape[1] * stride):
+        if not self.deterministic and _suits_products(x, kernel, stride, x.shape[1] and x.shape[1] * stride):
             return _add_bias(_by_taps(x, kernel, stride, transposed=True), bias)
         return _add_bias(keras.ops.conv_transpose(x, kernel, stride, "same"), bias)

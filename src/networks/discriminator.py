@@ -8,8 +8,8 @@ from src.networks.normalization import BatchNorm, moving_statistics
 class Discriminator(Network):
     """Conditional discriminator: (luma, color) -> a map of logits, one for each patch it sees."""
 
-    def __init__(self, units, filters=64, kernel_size=4, dtype="float32", matrix_products=False):
-        super().__init__("dis", kernel_size, dtype, matrix_products)
+    def __init__(self, units, filters=64, kernel_size=4, dtype="float32", matrix_products=False, deterministic=False):
+        super().__init__("dis", kernel_size, dtype, matrix_products, deterministic)
         self.units, channels = [], 4
         for i, (width, stride) in enumerate(units):
             width = width * filters // 64 or 1

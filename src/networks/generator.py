@@ -10,8 +10,8 @@ DROPOUT = 0.5
 class Generator(Network):
     """U-Net: luma -> three color channels."""
 
-    def __init__(self, architecture, filters=64, kernel_size=4, dtype="float32", matrix_products=False):
-        super().__init__("gen", kernel_size, dtype, matrix_products)
+    def __init__(self, architecture, filters=64, kernel_size=4, dtype="float32", matrix_products=False, deterministic=False):
+        super().__init__("gen", kernel_size, dtype, matrix_products, deterministic)
         encoder = [(width * filters // 64 or 1, stride) for width, stride in architecture.encoder]
         decoder = [width * filters // 64 or 1 for width in architecture.decoder]
         self.dropouts = architecture.dropouts

@@ -58,7 +58,7 @@ def _train_in(folder, options, strategy, config, dataset, tests):
     precision = devices.precision(options.precision)
     options = resuming.as_the_chief(options, {**identity, "precision": precision}, strategy)
 
-    model = Model(config, precision, devices.jit(options.jit, strategy), options.seed, strategy)
+    model = Model(config, precision, devices.jit(options.jit, strategy), options.seed, strategy, options.deterministic)
     model.prepare_training(options.lr, options.lr_decay_rate, options.lr_decay_steps, options.beta1, options.l1_weight,
                            options.label_smoothing, options.acc_thresh, options.dis_lr_factor, options.augment, options.ema)
     newest = before and checkpoints.first_readable(folder.checkpoints, lambda prefix: resuming.go_on(
