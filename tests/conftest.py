@@ -1,4 +1,5 @@
-"""What the tests share: the command lines run in this process, so that TensorFlow is imported once, and a tiny checkpoint."""
+"""What the tests share: command lines run in this process or in a fork, so that TensorFlow is imported once, a small demo dataset,
+and a tiny checkpoint."""
 
 import contextlib
 import io
@@ -7,11 +8,13 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+import small_demo
 
 import main
 
 # A shell's background jobs ignore it, and what they start does too; but here Ctrl-C is tested.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+small_demo.install()
 
 
 def run(script, *arguments):
@@ -35,8 +38,8 @@ def cli():
     return run
 
 
-# A demo run that is over in seconds: 3464 patches in batches of 1732 make two iterations of tiny networks.
-TINY = ("--dataset", "demo", "--filters", "4", "--batch-size", "1732", "--epochs", "1", "--seed", "7")
+# A demo run that is over in seconds: 80 patches in batches of 40 make two iterations of tiny networks.
+TINY = ("--dataset", "demo", "--filters", "4", "--batch-size", "40", "--epochs", "1", "--seed", "7")
 
 
 @pytest.fixture(scope="session")
