@@ -1,8 +1,8 @@
-"""What the tests share: command lines run in this process or in a fork, so that TensorFlow is imported once, a small demo dataset,
-and a tiny checkpoint."""
+"""What the tests share: command lines run in this process, a small demo dataset, and a tiny checkpoint."""
 
 import contextlib
 import io
+import os
 import signal
 import sys
 from types import SimpleNamespace
@@ -11,10 +11,13 @@ import pytest
 import small_demo
 
 import main
+from src.backend import tf
 
 # A shell's background jobs ignore it, and what they start does too; but here Ctrl-C is tested.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 small_demo.install()
+# XLA compiles for a third of the time less; what it computes is the same.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 
 def run(script, *arguments):
@@ -36,6 +39,14 @@ def run(script, *arguments):
 @pytest.fixture(scope="session")
 def cli():
     return run
+
+
+@pytest.fixture
+def uncompiled():
+    """For few iterations of runs that are about something else: operations one by one take less time than compiling them."""
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
 
 
 # A demo run that is over in seconds: 80 patches in batches of 40 make two iterations of tiny networks.

@@ -54,9 +54,12 @@ class Server:
         self.process.wait()
 
 
-def server(starting=threading.Lock()):
+STARTING = threading.Lock()
+
+
+def server():
     """The one server, started when it is first asked for."""
-    with starting:
+    with STARTING:
         return _started()
 
 
@@ -137,7 +140,8 @@ def become(words, environment, streams):
         for place, stream in enumerate(streams):
             os.dup2(stream, place)
             os.close(stream)
-        sys.stdin, sys.stdout, sys.stderr = (open(i, "w" if i else "r", buffering=1, closefd=False) for i in range(3))
+        sys.stdin, sys.stdout, sys.stderr = (
+            open(i, "w" if i else "r", buffering=1, closefd=False) for i in range(3))  # noqa: SIM115
         os.environ.clear()
         os.environ.update(environment)
         importlib.reload(sys.modules["src.backend"])  # which sets how much TensorFlow says
