@@ -35,7 +35,8 @@ class Server:
     def __init__(self):
         ctypes.CDLL(None).prctl(ADOPT_ORPHANS, 1, 0, 0, 0)
         self.link, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        environment = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}  # our own import's
+        environment = {name: value for name, value in os.environ.items()
+                       if name not in ("TF_CPP_MIN_LOG_LEVEL", "MPLBACKEND")}  # they are for each program to choose
         environment |= {**PATH, "OPENBLAS_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "-1"}  # no driver survives a fork
         self.process = subprocess.Popen([sys.executable, "-c", f"import forks; forks.serve({theirs.fileno()})"],
                                         env=environment, cwd=ROOT, pass_fds=[theirs.fileno()])
@@ -76,11 +77,11 @@ class Program(subprocess.Popen):
     words: "train.py" or "-c" and a program's text, and its arguments. fork: False for a process of its own from the start on.
     """
 
-    def __init__(self, words, fork=True, env=None, **more):
+    def __init__(self, words, fork=True, env=None, text=True, **more):
         self.fork, words = fork and server().single, [*map(str, words)]  # not where TensorFlow's import starts threads
         if not self.fork:
             words = ["-c", "import sys, forks; forks.run(sys.argv[1:])", *words]
-        super().__init__([sys.executable, *words], cwd=ROOT, text=True, env={**(os.environ if env is None else env), **PATH},
+        super().__init__([sys.executable, *words], cwd=ROOT, text=text, env={**(os.environ if env is None else env), **PATH},
                          **more)
 
     def _execute_child(self, args, *more):
@@ -105,9 +106,11 @@ def run(words):
 
 def serve(number):
     """The server's life."""
+
     import src.colorization
     import src.evaluation
-    import src.training  # noqa: F401
+    import src.training
+    import src.turing  # noqa: F401
 
     link = socket.socket(fileno=number)
     link.send(b"%d" % len(os.listdir("/proc/self/task")))
