@@ -24,6 +24,7 @@ from PIL import Image
 from src import checkpoints, files
 from src.data import open_dataset, pipeline, places365
 
+pytestmark = pytest.mark.usefixtures("uncompiled")
 ROOT = Path(__file__).parent.parent
 # 20 iterations of tiny networks, each of them logged: enough for kills at different places, and soon over.
 LINE = ("--dataset", "demo", "--filters", "2", "--batch-size", "4", "--epochs", "1", "--seed", "5", "--deterministic", "True",

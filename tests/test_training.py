@@ -75,7 +75,7 @@ def test_tensorboard_has_scalars_and_pictures(tiny_checkpoint):
     assert {"lossD", "lossG_l1", "acc", "gray | original | colorized"} <= tags(tiny_checkpoint / "demo")
 
 
-def test_a_finished_run_says_so_and_goes_on_with_more_epochs(copied, cli):
+def test_a_finished_run_says_so_and_goes_on_with_more_epochs(copied, cli, uncompiled):
     before = files(copied)
     result = cli("train.py", *TINY, "--checkpoints-path", copied)
     assert result.code == 0 and "This run is finished" in result.stdout and files(copied) == before

@@ -86,7 +86,8 @@ def test_two_workers_train_as_one_and_only_the_chief_writes(tmp_path, cli):
 @pytest.mark.slow
 def test_a_worker_that_dies_ends_the_others_and_the_same_commands_go_on(tmp_path):
     folders, arguments = (tmp_path, tmp_path), ("--batch-size", "2", "--epochs", "1000", "--save-interval", "1", "--seed", "0")
-    chief, other = start_two(("train.py",), folders, *arguments, fork_chief=False)  # how much TensorFlow says is told to its import
+    # What TensorFlow shall not say of it is told to its import.
+    chief, other = start_two(("train.py",), folders, *arguments, fork_chief=False)
     wait_for(chief, "iteration 2/")
     other.kill()
     _, errors = chief.communicate(timeout=300)

@@ -369,7 +369,7 @@ def test_a_folder_of_ones_own_that_is_of_no_use(photos, tmp_path):
         open_dataset("folder", tmp_path / "empty", "train")
 
 
-def test_a_folder_of_ones_own_at_the_command_line(photos, cli, tmp_path):
+def test_a_folder_of_ones_own_at_the_command_line(photos, cli, tmp_path, uncompiled):
     folder, _ = photos
     (folder / "broken.png").write_bytes(b"broken")
     words = ["--dataset", "folder", "--dataset-path", folder, "--checkpoints-path", tmp_path / "out", "--test-share", "0.3"]
@@ -413,7 +413,7 @@ def faces(tmp_path, monkeypatch):
     return tmp_path / "faces", recipe
 
 
-def test_the_recipe_as_it_is_printed(faces, cli, tmp_path):
+def test_the_recipe_as_it_is_printed(faces, cli, tmp_path, uncompiled):
     words = ["--dataset", "faces", "--dataset-path", faces[0], "--checkpoints-path", tmp_path / "checkpoints"]
     result = cli("train.py", *words, "--filters", "2", "--batch-size", "19", "--epochs", "3", "--max-unusable", "10")
     assert result.code == 0, result.stderr
