@@ -5,6 +5,7 @@ import io
 import os
 import signal
 import sys
+from collections import Counter
 from types import SimpleNamespace
 
 import pytest
@@ -18,6 +19,17 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 small_demo.install()
 # XLA compiles for a third of the time less; what it computes is the same.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+
+
+def pytest_configure(config):
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False  # pytest-xdist would begin with the files of most tests
+
+
+def pytest_collection_modifyitems(items):
+    """Files of slow tests come first, so that of several workers none waits long for another's last file."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 def run(script, *arguments):

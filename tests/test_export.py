@@ -55,6 +55,7 @@ def exported(checkpoint, cli, tmp_path_factory):
     return folder, src.load(checkpoint, "float32")
 
 
+@pytest.mark.slow
 def test_a_saved_model_gives_the_programs_colors(exported):
     folder, model = exported
     served = tf.saved_model.load(folder / "saved_model").signatures["serving_default"]

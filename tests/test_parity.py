@@ -104,6 +104,7 @@ def test_forward_and_gradients(run):
         np.testing.assert_allclose(value, record[name], rtol=2e-3, err_msg=name)
 
 
+@pytest.mark.slow
 def test_one_iteration(run):
     """Runs last: it changes the weights. Adam's first step follows the sign of each gradient, and where that is rounding noise
     CPUs with other vector units step the other way: the output, which moves by 0.33 to 0.38 on average, ended 6e-6 to 6e-3
