@@ -5,7 +5,6 @@ import io
 import os
 import signal
 import sys
-from collections import Counter
 from types import SimpleNamespace
 
 import pytest
@@ -21,15 +20,21 @@ small_demo.install()
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 
+# Longest first, so that of several workers none waits for another's last file.
+LONGEST = ("test_signals", "test_workers", "test_training", "test_parity", "test_model", "test_turing", "test_evaluation",
+           "test_checkpoints", "test_unusable_files", "test_reliability", "test_export", "test_calibration",
+           "test_colorization", "test_window", "test_web", "test_weights", "test_export_step", "test_gpu", "test_notebook",
+           "test_python_docs")
+
+
 def pytest_configure(config):
     if hasattr(config.option, "loadscopereorder"):
         config.option.loadscopereorder = False  # pytest-xdist would begin with the files of most tests
 
 
 def pytest_collection_modifyitems(items):
-    """Files of slow tests come first, so that of several workers none waits long for another's last file."""
-    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
-    items.sort(key=lambda item: -slow[item.path])
+    order = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(LONGEST)))
 
 
 def run(script, *arguments):
