@@ -30,8 +30,7 @@ SCHEMA = ["dataset", "images", "checkpoint", "step", "color_space", "normalizati
 COMPARED = ["mae", "accuracy@2", "accuracy@5", "psnr", "ssim", "colorfulness"]
 BROKEN = b"brok\xe9n.jpg".decode(errors="surrogateescape")
 MEASURES = [*COMPARED, "colorfulness_truth", *measures.LOSSES]
-pytestmark = [pytest.mark.filterwarnings("ignore:Conversion from CIE-LAB"),  # wild colors of untrained networks
-              pytest.mark.usefixtures("uncompiled")]  # but what the tests share is compiled
+pytestmark = pytest.mark.filterwarnings("ignore:Conversion from CIE-LAB")  # wild colors of untrained networks
 
 
 def load(folder, *arguments, dataset="demo"):
@@ -57,7 +56,7 @@ def metrics_json(folder, dataset="demo"):
 @pytest.mark.slow
 @pytest.mark.parametrize("dataset, color_space, smoothing", [
     ("cifar10", "lab", False), ("cifar10", "rgb", True), ("places365", "lab", True)])
-def test_recorded_runs(cli, tmp_path, monkeypatch, dataset, color_space, smoothing):
+def test_recorded_runs(cli, tmp_path, monkeypatch, uncompiled, dataset, color_space, smoothing):
     opened = []
     monkeypatch.setattr(checkpoints, "load_for_inference", lambda *args, load=checkpoints.load_for_inference: opened.append(
         load(*args)) or opened[-1])
@@ -122,7 +121,7 @@ def test_metrics_json(demo):
     assert reported["metrics"]["accuracy@2"] <= reported["metrics"]["accuracy@3.5"] <= reported["metrics"]["accuracy@5"]
 
 
-def test_networks_that_are_not_the_datasets_own(cli, tmp_path):
+def test_networks_that_are_not_the_datasets_own(cli, tmp_path, uncompiled):
     """They are refused, unless they were trained on it (--network); in the Turing test, too."""
     (tmp_path / "val_256").mkdir()
     for i, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (3, 40, 40, 3), np.uint8)):
@@ -282,7 +281,7 @@ def test_the_last_image_is_measured_in_a_full_batch_and_shown_so(odd):
     assert np.abs(grid[-256 - 36:-36, -24 - 2 * 256:-24].astype(int) - expected).max() <= 1
 
 
-def test_each_file_is_read_once(cli, odd, tmp_path, monkeypatch):
+def test_each_file_is_read_once(cli, odd, tmp_path, monkeypatch, uncompiled):
     """So one that vanishes before the report is drawn is in it all the same."""
     def read_and_remove(path, *args, read=images.read_rgb):
         pixels = read(path, *args)
@@ -343,7 +342,7 @@ def second(cli, demo, tmp_path_factory):
     for suffix in ("index", "data-00000-of-00001"):
         shutil.copy(folder / "demo" / f"CGAN_demo-2.{suffix}", folder / "demo" / f"CGAN_demo-3.{suffix}")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluation, "LOSSES_SAMPLE", 60)
+        patch.setattr(evaluation, "LOSSES_SAMPLE", 30)
         result = cli("test-eval.py", "--dataset", "demo", "--checkpoints-path", folder, "--batch-size", 50, "--acc-thresh", 3.5,
                      "--save-images", True)
     assert result.code == 0, result.stderr
@@ -361,11 +360,11 @@ def test_reports_of_two_checkpoints_stay_and_agree_on_the_baselines(demo, second
 
 def test_losses_of_a_part_of_the_images(second):
     report, printed = second
-    assert "Losses: of a sample of 100 images." in printed
+    assert "Losses: of a sample of 50 images." in printed
     with open(report / "per_image.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     measured = [float(row["lossD"]) for row in rows if row["lossD"]]
-    assert len(measured) == 100 and rows[0]["lossD"] and not rows[50]["lossD"] and all(row["mae"] for row in rows)
+    assert len(measured) == 50 and rows[0]["lossD"] and not rows[50]["lossD"] and all(row["mae"] for row in rows)
     means = json.loads((report / "metrics.json").read_text())["metrics"]
     assert means["lossD"] == pytest.approx(np.mean(measured), rel=1e-4)
 
