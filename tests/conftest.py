@@ -1,17 +1,40 @@
-"""What the tests share: the command lines run in this process, so that TensorFlow is imported once, and a tiny checkpoint."""
+"""What the tests share: command lines run in this process, a small demo dataset, and a tiny checkpoint."""
 
 import contextlib
 import io
+import os
 import signal
 import sys
 from types import SimpleNamespace
 
 import pytest
+import small_demo
 
 import main
+from src.backend import tf
 
 # A shell's background jobs ignore it, and what they start does too; but here Ctrl-C is tested.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+small_demo.install()
+# XLA compiles for a third of the time less; what it computes is the same.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+
+
+# Longest first, so that of several workers none waits for another's last file.
+LONGEST = ("test_signals", "test_workers", "test_training", "test_parity", "test_model", "test_turing", "test_evaluation",
+           "test_checkpoints", "test_unusable_files", "test_reliability", "test_export", "test_calibration",
+           "test_colorization", "test_window", "test_web", "test_weights", "test_export_step", "test_gpu", "test_notebook",
+           "test_python_docs")
+
+
+def pytest_configure(config):
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False  # pytest-xdist would begin with the files of most tests
+
+
+def pytest_collection_modifyitems(items):
+    order = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(LONGEST)))
 
 
 def run(script, *arguments):
@@ -35,8 +58,16 @@ def cli():
     return run
 
 
-# A demo run that is over in seconds: 3464 patches in batches of 1732 make two iterations of tiny networks.
-TINY = ("--dataset", "demo", "--filters", "4", "--batch-size", "1732", "--epochs", "1", "--seed", "7")
+@pytest.fixture
+def uncompiled():
+    """For few iterations of runs that are about something else: operations one by one take less time than compiling them."""
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
+# A demo run that is over in seconds: 80 patches in batches of 40 make two iterations of tiny networks.
+TINY = ("--dataset", "demo", "--filters", "4", "--batch-size", "40", "--epochs", "1", "--seed", "7")
 
 
 @pytest.fixture(scope="session")

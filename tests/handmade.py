@@ -1,9 +1,11 @@
 """Image files made and read byte by byte, by nothing of src/: what Pillow does not write, and what it might read wrong."""
 
+import io
 import struct
 import zlib
 
 import numpy as np
+from PIL import Image
 
 SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 7: 1}
 UPRIGHT = {1: lambda a: a, 2: lambda a: a[:, ::-1], 3: lambda a: a[::-1, ::-1], 4: lambda a: a[::-1],
@@ -174,3 +176,17 @@ def to_srgb(levels, primaries, gamma):
     """uint8 (..., 3) described by such a profile -> sRGB levels, float, by the definitions of both; not clipped."""
     light = (levels / 255) ** gamma @ np.array(primaries) @ np.linalg.inv(np.array(SRGB))
     return 255 * np.where(light > 0.0031308, 1.055 * np.maximum(light, 0.0031308) ** (1 / 2.4) - 0.055, 12.92 * light)
+
+
+def picture(seed, size=256):
+    """Colors that change slowly, and another picture for each seed: uint8 (size, size, 3)."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), np.uint8)
+    return np.asarray(Image.fromarray(coarse).resize((size, size), Image.Resampling.BICUBIC))
+
+
+def bomb():
+    """A PNG of some dozen bytes whose header announces 60,000 x 60,000 pixels."""
+    data = io.BytesIO()
+    Image.new("RGB", (1, 1)).save(data, "PNG")
+    header = b"IHDR" + struct.pack(">II", 60_000, 60_000) + data.getvalue()[24:29]
+    return data.getvalue()[:12] + header + struct.pack(">I", zlib.crc32(header)) + data.getvalue()[33:]

@@ -3,10 +3,10 @@
 import io
 import json
 import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import forks
 import pytest
 
 from src import devices
@@ -29,26 +29,29 @@ dataset = open_dataset("demo", "", "train")
 networks.batch_statistics = lambda norm, x, seen=None: networks.moving_statistics(norm, x)  # else replicas differ by theirs
 two = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 
-def train(strategy, iterations, start=None):
+def new(strategy=None):
     model = Model(NetworkConfig("cifar10", filters=4), strategy=strategy, seed=3)
     model.prepare_training()
     model.generator.dropouts = 0
-    if start:
-        checkpoints.restore(model, start)
+    return model
+
+def train(model, iterations):
     step = int(model.step.numpy())
     batches = iter(model.strategy.distribute_datasets_from_function(lambda context: pipeline.training_batches(
         dataset, 16, 5, 16 * step, context=context)))
     for _ in range(iterations):
         losses = model.train_step(next(batches))
-    return model, {name: float(model.strategy.experimental_local_results(loss)[0]) for name, loss in losses.items()}
+    return {name: float(model.strategy.experimental_local_results(loss)[0]) for name, loss in losses.items()}
 
 def difference(a, b):
     a, b = ({name: tf.convert_to_tensor(v).numpy() for name, v in model.state().items()} for model in (a, b))
     return max(float(np.abs(a[name].astype(float) - b[name]).max()) for name in a if "Adam" not in name)
 
-double, double_losses = train(two, 2)
+double, single = new(two), new()
+double_losses, single_losses = train(double, 2), train(single, 2)
 copies = {name: [x.numpy() for x in two.experimental_local_results(v)] for name, v in double.state().items()}
-single, single_losses = train(None, 2)
+apart = difference(double, single)
+colorized = [int(m.colorize(dataset.images[:2]).sum()) for m in (double, single)]
 for name, model in (("double", double), ("single", single)):
     checkpoints.save(model.state(), model.config, f"{sys.argv[1]}/{name}-2")
 with two.scope():  # one replica's gradients overflow float16: no replica's update, and half the scale for all
@@ -59,20 +62,21 @@ gradients = two.experimental_distribute_values_from_function(
     lambda context: tf.constant(float("inf") if context.replica_id_in_sync_group else 1.0))
 tf.function(lambda: two.run(lambda gradient: scaled.apply([gradient], [weight]), (gradients,)))()
 overflown = [float(x) for v in (weight, scaled.dynamic_scale) for x in two.experimental_local_results(v.value)]
-there, _ = train(None, 1, f"{sys.argv[1]}/double-2")
-back, _ = train(two, 1, f"{sys.argv[1]}/single-2")
-print(json.dumps({"overflown": overflown, "double": double_losses, "single": single_losses, "apart": difference(double, single),
-                  "later": difference(there, back), "steps": [int(m.step.numpy()) for m in (there, back)],
+checkpoints.restore(single, f"{sys.argv[1]}/double-2")
+checkpoints.restore(double, f"{sys.argv[1]}/single-2")
+train(single, 1), train(double, 1)
+print(json.dumps({"overflown": overflown, "double": double_losses, "single": single_losses, "apart": apart,
+                  "later": difference(single, double), "steps": [int(m.step.numpy()) for m in (single, double)],
                   "unequal": [name for name, (first, second) in copies.items() if (first != second).any()],
-                  "colorized": [int(m.colorize(dataset.images[:2]).sum()) for m in (double, single)]}))
+                  "colorized": colorized}))
 """
 
 
 def test_two_devices_train_as_one(tmp_path):
-    result = subprocess.run([sys.executable, "-c", TWO, tmp_path], capture_output=True, text=True,
-                            cwd=Path(__file__).parent.parent)
-    assert result.returncode == 0, result.stderr
-    seen = json.loads(result.stdout.splitlines()[-1])
+    process = forks.Program(["-c", TWO, tmp_path], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    output, errors = process.communicate()
+    assert process.returncode == 0, errors
+    seen = json.loads(output.splitlines()[-1])
     assert seen["unequal"] == []  # the replicas' weights, optimizers and statistics
     assert seen["double"] == pytest.approx(seen["single"], rel=1e-5, abs=1e-5)
     assert seen["apart"] < 1e-5

@@ -45,23 +45,31 @@ def check(model, exported):
         assert np.abs(colors.astype(int) - model.colorize(batch)).max() <= 1  # rounding
 
 
-def test_a_saved_model_gives_the_programs_colors(cli, checkpoint, tmp_path):
-    result = cli("export.py", "--checkpoints-path", checkpoint, "--output", tmp_path, "--onnx", "False")
-    assert result.code == 0 and "after 5 iterations" in result.stdout and str(tmp_path / "saved_model") in result.stdout
-    assert [path.name for path in tmp_path.iterdir()] == ["saved_model"]
-    served = tf.saved_model.load(tmp_path / "saved_model").signatures["serving_default"]
+@pytest.fixture(scope="module")
+def exported(checkpoint, cli, tmp_path_factory):
+    """The folder that a checkpoint is exported to, as ONNX as well where that can be, and the model."""
+    folder, onnx = tmp_path_factory.mktemp("exported"), without_onnx.args == (False,)
+    result = cli("main.py", "--mode", "export", "--checkpoints-path", checkpoint, "--output", folder, "--onnx", onnx)
+    assert result.code == 0 and "after 5 iterations" in result.stdout and str(folder / "saved_model") in result.stdout
+    assert {path.name for path in folder.iterdir()} == {"saved_model", *(["model.onnx"] if onnx else [])}
+    return folder, src.load(checkpoint, "float32")
+
+
+@pytest.mark.slow
+def test_a_saved_model_gives_the_programs_colors(exported):
+    folder, model = exported
+    served = tf.saved_model.load(folder / "saved_model").signatures["serving_default"]
     assert [spec.name for spec in served.structured_input_signature[1].values()] == ["images"]
-    check(src.load(checkpoint, "float32"), lambda batch: next(iter(served(images=tf.constant(batch)).values())).numpy())
+    check(model, lambda batch: next(iter(served(images=tf.constant(batch)).values())).numpy())
 
 
 @without_onnx
-def test_onnx_gives_the_programs_colors(cli, checkpoint, tmp_path):
+def test_onnx_gives_the_programs_colors(exported):
     import onnxruntime
 
-    result = cli("main.py", "--mode", "export", "--checkpoints-path", checkpoint, "--output", tmp_path)
-    assert result.code == 0 and {path.name for path in tmp_path.iterdir()} == {"saved_model", "model.onnx"}
-    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
-    check(src.load(checkpoint, "float32"), lambda batch: session.run(None, {"images": batch})[0])
+    folder, model = exported
+    session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
+    check(model, lambda batch: session.run(None, {"images": batch})[0])
 
 
 def test_missing_packages_are_told_before_anything_is_written(cli, monkeypatch, tmp_path):
@@ -71,19 +79,20 @@ def test_missing_packages_are_told_before_anything_is_written(cli, monkeypatch, 
     assert not (tmp_path / "out").exists()
 
 
-def test_an_export_replaces_another_only_if_told_to(cli, tmp_path):
+def test_an_export_replaces_another_only_if_told_to(cli, tiny_checkpoint, tmp_path):
     (tmp_path / "saved_model").mkdir()
     (tmp_path / "saved_model" / "mine").write_text("")
-    command = ["export.py", "--dataset", "cifar10", "--output", tmp_path, "--onnx", "False"]
+    command = ["export.py", "--dataset", "demo", "--checkpoints-path", tiny_checkpoint, "--output", tmp_path, "--onnx", "False"]
     result = cli(*command)
     assert result.code == 2 and "--overwrite True" in result.stderr and (tmp_path / "saved_model" / "mine").exists()
     assert cli(*command, "--overwrite", "True").code == 0 and not (tmp_path / "saved_model" / "mine").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["saved_model"]
 
 
-def test_what_gives_other_colors_is_not_written(cli, monkeypatch, tmp_path):
+def test_what_gives_other_colors_is_not_written(cli, tiny_checkpoint, monkeypatch, tmp_path):
     monkeypatch.setattr("src.networks.moving_statistics", lambda norm, x: -x)  # the export looks it up, a Model's own is traced
     monkeypatch.setattr(Model, "inference_statistics", property(lambda model: moving_statistics))
-    result = cli("export.py", "--dataset", "cifar10", "--output", tmp_path, "--onnx", "False")
+    result = cli("export.py", "--dataset", "demo", "--checkpoints-path", tiny_checkpoint, "--output", tmp_path, "--onnx", 0)
     assert result.code == 2 and "differ" in result.stderr and not list(tmp_path.iterdir())
 
 

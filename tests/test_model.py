@@ -1,4 +1,4 @@
-"""Model from Python: its training loop, and the moving average of the generator's weights."""
+"""Model: its training loop and what one iteration does, the moving average of the generator's weights, inference."""
 
 import subprocess
 import sys
@@ -6,8 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import src
+from src import color, networks
 from src.checkpoints import save
 from src.data import open_dataset, pipeline
 from src.errors import InputError
@@ -134,3 +136,116 @@ def test_load_takes_a_prefix_or_a_folder(tmp_path):
 def test_importing_src_imports_no_tensorflow():
     code = "import sys, src; assert callable(src.load); sys.exit('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(src.__file__).parents[1]).returncode == 0
+
+
+def test_the_same_seed_gives_the_same_start():
+    weights = [Model(NetworkConfig("cifar10", filters=4), seed=seed).generator.by_name()["gen/conv3/kernel"].numpy()
+               for seed in (1, 1, 2)]
+    np.testing.assert_array_equal(weights[0], weights[1])
+    assert (weights[0] != weights[2]).any()
+    deep = Model(NetworkConfig("cifar10"), seed=1).generator.by_name()["gen/conv4/kernel"].numpy()
+    assert deep.var() == pytest.approx(1 / (4 * 4 * 512), rel=0.02)  # variance 1/fan_in
+    assert abs(deep).max() < 2.3 * deep.std()  # truncated normal
+
+
+def test_the_loop_compiles_once_and_learns():
+    """One trace for all iterations, moving statistics that move, dropout that differs, and a loss that falls."""
+    model = Model(NetworkConfig("cifar10", filters=8), seed=1)
+    model.prepare_training(lr=1e-3)
+    images = np.random.default_rng(0).integers(0, 256, (8, 2, 2, 3), np.uint8).repeat(16, 1).repeat(16, 2)
+    before = model.generator.by_name()["gen/bn_conv0/moving_mean"].numpy()
+    history = [model.train_step(images)["lossG_l1"].numpy() for _ in range(63)]
+    assert history[-1] < 0.5 * history[0]
+    assert model.train_step.experimental_get_tracing_count() == 1
+    assert (model.generator.by_name()["gen/bn_conv0/moving_mean"].numpy() != before).all()
+    assert model.step == 63 and model.optimizers["gen"].iterations == 126
+
+
+def three_iterations(**options):
+    """A model that has been trained, and its losses."""
+    images = np.random.default_rng(0).integers(0, 256, (16, 32, 32, 3), np.uint8)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(networks.generator, "DROPOUT", 0.0)  # XLA draws other numbers
+        model = Model(NetworkConfig("cifar10", filters=4), seed=1, **options)
+        model.prepare_training(lr=1e-4, augment=False)
+        return model, [[value.numpy() for value in model.train_step(images).values()][:-1] for _ in range(3)]
+
+
+@pytest.fixture(scope="module")
+def plain():
+    return three_iterations()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision, jit, tolerance", [
+    ("bfloat16", False, 0.02), ("float16", False, 0.01), ("float32", True, 1e-3)])
+def test_precision_and_xla_change_the_speed_alone(plain, precision, jit, tolerance):
+    """Variables, statistics and losses stay float32, and training goes the same way as plainly it does."""
+    model, losses = three_iterations(precision=precision, jit=jit)
+    assert all(variable.dtype == tf.float32 for variable in model.state().values() if variable.dtype.is_floating)
+    np.testing.assert_allclose(losses, plain[1], rtol=tolerance)
+    if precision != "float32":
+        assert (np.array(losses[0]) != plain[1][0]).all()  # it was computed in it
+    saved = model.state().keys() - plain[0].state().keys()
+    assert saved == ({"gen/loss_scale", "gen/loss_scale_counter", "dis/loss_scale", "dis/loss_scale_counter"}
+                     if precision == "float16" else set())
+    images = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3), np.uint8)
+    assert model.generate(color.luma(images)).dtype == tf.float32
+
+
+def test_an_images_colors_do_not_depend_on_its_batch():
+    images = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), np.uint8)
+    for normalization, depends in (("moving", False), ("batch", True)):
+        model = Model(NetworkConfig("cifar10", filters=4, normalization=normalization))
+        alone, among = model.colorize(images[:1])[0], model.colorize(images)[0]
+        assert (np.abs(alone.astype(int) - among) > 1).any() == depends
+        np.testing.assert_array_equal(model.colorize(images), model.colorize(images))  # no dropout
+
+
+def test_the_learning_rate_decays():
+    model = Model(NetworkConfig("cifar10", filters=2))
+    model.prepare_training(lr=3e-4, lr_decay_rate=0.1, lr_decay_steps=1e4)
+    for step, expected in ((0, 3e-4), (5000, 3e-4 * 0.1 ** 0.5), (20_000, 3e-6), (100_000, 1e-8)):
+        model.step.assign(step)
+        assert model.learning_rate().numpy() == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_discriminator_can_learn_at_its_own_rate(uncompiled):
+    images, moves = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8), []
+    for factor in (1, 0.1):
+        model = Model(NetworkConfig("cifar10", filters=2), seed=1)
+        model.prepare_training(lr=1e-3, dis_lr_factor=factor)
+        kernels = [network.by_name()[f"{network.name}/conv1/kernel"] for network in (model.generator, model.discriminator)]
+        before = [kernel.numpy() for kernel in kernels]
+        model.train_step(images)
+        moves.append([np.abs(kernel.numpy() - old).max() for kernel, old in zip(kernels, before)])
+    # Adam's first step is as large as the rate, whatever the gradient.
+    np.testing.assert_allclose([moves[0][1], moves[1][1]], [1e-3, 1e-4], rtol=0.01)
+    assert moves[0][0] == pytest.approx(moves[1][0], rel=0.5)
+
+
+@pytest.mark.parametrize("jit", [False, True])
+def test_half_of_the_images_are_mirrored_in_an_order_of_the_step(jit):
+    model = Model(NetworkConfig("cifar10", filters=2), seed=3)
+    images = np.random.default_rng(0).integers(0, 256, (50, 4, 4, 3), np.uint8)
+    mirrored, flips = tf.function(model.mirrored, jit_compile=jit, autograph=False), []
+    for step in (0, 1, 2, 1):
+        model.step.assign(step)
+        pixels = mirrored(images).numpy()
+        flips.append((pixels != images).any((1, 2, 3)))
+        np.testing.assert_array_equal(pixels, np.where(flips[-1][:, None, None, None], images[:, :, ::-1], images))
+    assert 50 < sum(map(sum, flips[:3])) < 100
+    np.testing.assert_array_equal(flips[3], flips[1])
+    assert all((flips[i] != flips[j]).any() for i, j in ((0, 1), (1, 2), (0, 2)))
+
+
+def test_augment_is_what_mirrors(uncompiled):
+    """Of images that are their own mirror images it changes nothing, of others it does."""
+    half = np.random.default_rng(0).integers(0, 256, (4, 32, 16, 3), np.uint8)
+    for images, same in ((np.concatenate([half, half[:, :, ::-1]], 2), True), (np.concatenate([half, half], 2), False)):
+        losses = []
+        for augment in (True, False):
+            model = Model(NetworkConfig("cifar10", filters=2), seed=1)
+            model.prepare_training(augment=augment)
+            losses.append([float(value) for value in model.train_step(images).values()])
+        assert (losses[0] == pytest.approx(losses[1], rel=1e-4)) == same

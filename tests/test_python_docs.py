@@ -34,7 +34,7 @@ def test_the_lines_run_as_printed(blocks, cli, tmp_path, monkeypatch, capsys):
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == [*map(str, range(1, 21))]
 
 
-def test_the_readmes_lines_run_as_printed(monkeypatch):
+def test_the_readmes_lines_run_as_printed(monkeypatch, uncompiled):
     monkeypatch.chdir(ROOT)
     (text,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     names = {}

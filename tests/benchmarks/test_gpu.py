@@ -26,7 +26,7 @@ def here(monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_cpus_part(here, capsys, monkeypatch):
+def test_the_cpus_part(here, capsys, monkeypatch, uncompiled):
     monkeypatch.setattr(gpu, "train", lambda *_, **__: {"record": 1, "weights": np.ones(3)})
     assert gpu.main([*TINY, "--parts", "deterministic", "resume", "timing", "scaling"]) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -1,18 +1,20 @@
 """Checkpoints: ours and the original's are opened, whatever else or broken is refused, and nothing is half loaded."""
 
+import dataclasses
 import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
+import forks
 import numpy as np
 import pytest
 import skimage.data
 import tensorflow as tf
 from conftest import TINY
 from PIL import Image
+from runs import readable
 
 from src import checkpoints
 from src.data import DATASETS
@@ -21,6 +23,7 @@ from src.model import Model
 from src.networks import NetworkConfig
 from src.options import parse
 
+pytestmark = pytest.mark.usefixtures("uncompiled")
 IMAGES = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
 
 
@@ -51,8 +54,7 @@ def opened(folder, dataset="cifar10", *more):
         ["--dataset", dataset, "--checkpoints-path", str(folder), *more], "evaluate", DATASETS))
 
 
-@pytest.mark.parametrize("where", ["cifar10", "."])
-@pytest.mark.parametrize("optimizers", [True, False])
+@pytest.mark.parametrize("where, optimizers", [("cifar10", True), (".", False)])
 def test_the_originals_checkpoint(tmp_path, where, optimizers):
     model = original(tmp_path / where / "CGAN_cifar10", optimizers=optimizers)
     for path in (tmp_path, tmp_path / where, tmp_path / where / "CGAN_cifar10"):  # parent, folder, prefix
@@ -279,10 +281,10 @@ sys.exit(main.main(sys.argv[1:], "train"))
 
 def test_a_save_that_fails_leaves_the_checkpoints_before(two):
     before = {path.name: path.read_bytes() for path in two.glob("CGAN*")}
-    result = subprocess.run([sys.executable, "-c", FULL, *TINY, "--checkpoints-path", two.parent, "--epochs", "2", "--log", "0",
-                             "--sample", "0", "--validate", "0"], capture_output=True, text=True,
-                            cwd=Path(__file__).parents[2])
-    assert result.returncode == 2 and "could not be saved" in result.stderr and "Traceback" not in result.stderr, result.stderr
+    process = forks.Program(["-c", FULL, *TINY, "--checkpoints-path", two.parent, "--epochs", "2", "--log", "0",
+                             "--sample", "0", "--validate", "0"], stderr=subprocess.PIPE)
+    _, errors = process.communicate()
+    assert process.returncode == 2 and "could not be saved" in errors and "Traceback" not in errors, errors
     assert {path.name: path.read_bytes() for path in two.glob("CGAN*")} == before
     assert not list(two.glob(".saving*"))
 
@@ -291,3 +293,68 @@ def test_a_folder_that_cannot_be_written(tmp_path, cli):
     (tmp_path / "file").write_text("in the way")
     result = cli("train.py", *TINY, "--checkpoints-path", tmp_path / "file")
     assert result.code == 2 and "cannot write here" in result.stderr and result.stderr.count("\n") == 1
+
+
+def test_what_could_not_be_read_pushes_out_nothing_good(tmp_path):
+    """Going on before a damaged checkpoint, with --keep 1: it counts for nothing, until it is written anew."""
+    model = Model(NetworkConfig("cifar10", filters=2))
+    folder = checkpoints.RunFolder(tmp_path, "CGAN", "demo", keep=1)
+    (tmp_path / "CGAN_demo-9.index").write_bytes(b"damaged")
+    for step in (5, 6):
+        model.step.assign(step)
+        folder.save(model, {})
+        assert [prefix.name for prefix in folder.checkpoints()] == ["CGAN_demo-9", f"CGAN_demo-{step}"]
+    model.step.assign(9)
+    folder.save(model, {})
+    assert readable(tmp_path) == ["CGAN_demo-9"]
+
+
+def test_leftovers_of_a_killed_run_are_cleared_and_nothing_else(tmp_path):
+    rest = ["CGAN_demo-5.data-00000-of-00001", ".12-ab.part", "samples/.12-ab.part", ".saving-CGAN_demo-6/CGAN_demo-6.index"]
+    kept = ["CGAN_demo-4.index", "CGAN_demo-4.data-00000-of-00001", "CGAN_demo.data-00000-of-00001", "samples/demo_4.png",
+            "CGAN_other-5.data-00000-of-00001", "log_train.dat"]
+    for name in rest + kept:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    checkpoints.RunFolder(tmp_path, "CGAN", "demo", keep=1)
+    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == {".lock", *kept}
+
+
+def test_reading_beside_a_training_that_prunes(tmp_path, cli, monkeypatch):
+    """The checkpoint that was found is dropped before it is opened: the next one is taken, and nothing is called damaged."""
+    run = checkpoints.RunFolder(tmp_path / "demo", "CGAN", "demo", keep=1)
+    model = Model(NetworkConfig("cifar10", filters=2))
+    model.step.assign(1)
+    run.save(model, {})
+
+    def shapes(prefix, found=checkpoints.index.shapes):
+        if int(model.step) < 3:
+            model.step.assign_add(1)
+            run.save(model, {})
+        return found(prefix)
+
+    monkeypatch.setattr(checkpoints.index, "shapes", shapes)
+    result = cli("test-eval.py", "--dataset", "demo", "--checkpoints-path", tmp_path)
+    assert result.code == 0 and "CGAN_demo-3" in result.stdout and "WARNING" not in result.stderr, result.stderr
+
+
+@pytest.mark.parametrize("lie", [
+    {"filters": 10**9}, {"filters": 2.0}, {"filters": "2"}, {"kernel_size": 3}, {"network": "places365"}, {"network": []},
+    {"color_space": "hsv"}, {"gray_range": 0}, {"normalization": None}, {"discriminator": "none"}, {"options": 5}, [1], "x",
+    None, {"global_step": -1}, {"global_step": 2**62}, {"global_step": "x"}, {"global_step": [1, 2]}, b"{",
+    b"[" * 100_000, b"\xff"],
+    ids=lambda lie: str(lie)[:20])
+def test_a_record_that_does_not_belong_to_its_variables_is_refused(tmp_path, lie):
+    """It would make us build networks of any size, or end in a traceback."""
+    model = Model(NetworkConfig("cifar10", filters=2))
+    tensors = {name: tf.convert_to_tensor(value) for name, value in model.state().items()}
+    told = {**dataclasses.asdict(model.config), **lie} if isinstance(lie, dict) else lie
+    text = lie if isinstance(lie, bytes) else json.dumps(told)
+    tensors["record"] = tf.constant(text)
+    if isinstance(lie, dict) and "global_step" in lie:
+        tensors["global_step"] = tf.constant(lie["global_step"])
+    tf.raw_ops.SaveV2(prefix=str(tmp_path / "x"), tensor_names=list(tensors), shape_and_slices=[""] * len(tensors),
+                      tensors=list(tensors.values()))
+    with pytest.raises(checkpoints.Unreadable, match=r"x: its record is garbled \(.+\)$"):
+        checkpoints.describe(tmp_path / "x")

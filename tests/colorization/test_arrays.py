@@ -18,16 +18,28 @@ def model():
     return src.load(CHECKPOINTS / "cifar10" / "pretrained")
 
 
-@pytest.mark.parametrize("photo", [PHOTO, PHOTO[..., 0], PHOTO[..., :1], PHOTO[:3, :1], PHOTO[:7], PHOTO.transpose(1, 0, 2)],
-                         ids=lambda photo: str(photo.shape))
-def test_the_pixels_are_colorizes(cli, model, tmp_path, photo):
-    images.write(tmp_path / "a.png", photo[..., 0] if photo.shape[2:] == (1,) else photo)
+PHOTOS = {str(photo.shape): photo for photo in (
+    PHOTO, PHOTO[..., 0], PHOTO[..., :1], PHOTO[:3, :1], PHOTO[:7], PHOTO.transpose(1, 0, 2))}
+
+
+@pytest.fixture(scope="module")
+def colorized(cli, tmp_path_factory):
+    """The folders of the photographs and of what colorize.py makes of them."""
+    folder = tmp_path_factory.mktemp("photos")
+    for name, photo in PHOTOS.items():
+        images.write(folder / f"{name}.png", photo[..., 0] if photo.shape[2:] == (1,) else photo)
     result = cli("colorize.py", "--dataset", "cifar10", "--checkpoints-path", CHECKPOINTS / "cifar10" / "pretrained",
-                 "--test-input", tmp_path / "a.png", "--test-output", tmp_path / "out")
+                 "--test-input", folder, "--test-output", folder / "out", "--batch-size", "1")
     assert result.code == 0, result.stderr
-    expected = np.asarray(Image.open(tmp_path / "out" / "a.png"))
+    return folder, folder / "out"
+
+
+@pytest.mark.parametrize("name", PHOTOS)
+def test_the_pixels_are_colorizes(model, colorized, name):
+    photos, out = colorized
+    photo, expected = PHOTOS[name], np.asarray(Image.open(out / f"{name}.png"))
     assert expected.shape == (*photo.shape[:2], 3) and not images.is_gray(expected)
-    for given in (photo, tmp_path / "a.png", str(tmp_path / "a.png")):
+    for given in (photo, photos / f"{name}.png", str(photos / f"{name}.png")):
         np.testing.assert_array_equal(model.colorize_photo(given), expected)
 
 

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import small_demo
 from PIL import Image
 
-from src.data import DATASETS, Cifar10, Folder, open_dataset, places365
+from src.data import DATASETS, Cifar10, Demo, Folder, open_dataset, places365
 from src.data.images import ImageError
 from src.errors import InputError
 from src.networks import suited
@@ -368,7 +369,7 @@ def test_a_folder_of_ones_own_that_is_of_no_use(photos, tmp_path):
         open_dataset("folder", tmp_path / "empty", "train")
 
 
-def test_a_folder_of_ones_own_at_the_command_line(photos, cli, tmp_path):
+def test_a_folder_of_ones_own_at_the_command_line(photos, cli, tmp_path, uncompiled):
     folder, _ = photos
     (folder / "broken.png").write_bytes(b"broken")
     words = ["--dataset", "folder", "--dataset-path", folder, "--checkpoints-path", tmp_path / "out", "--test-share", "0.3"]
@@ -412,7 +413,7 @@ def faces(tmp_path, monkeypatch):
     return tmp_path / "faces", recipe
 
 
-def test_the_recipe_as_it_is_printed(faces, cli, tmp_path):
+def test_the_recipe_as_it_is_printed(faces, cli, tmp_path, uncompiled):
     words = ["--dataset", "faces", "--dataset-path", faces[0], "--checkpoints-path", tmp_path / "checkpoints"]
     result = cli("train.py", *words, "--filters", "2", "--batch-size", "19", "--epochs", "3", "--max-unusable", "10")
     assert result.code == 0, result.stderr
@@ -439,7 +440,8 @@ def test_a_recipe_without_fit_is_told_the_sizes(faces):
         defined["Faces"](faces[0], "train")
 
 
-def test_demo():
+def test_demo(monkeypatch):
+    monkeypatch.setattr(Demo, "load", small_demo.whole)
     train, test = open_dataset("demo", "", "train"), open_dataset("demo", "", "test")
     assert len(train) > 3000 and len(test) > 100 and train[0].shape == (32, 32, 3) and train[0].dtype == np.uint8
     seen = {train[i].tobytes() for i in range(len(train))}

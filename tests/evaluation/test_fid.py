@@ -52,7 +52,7 @@ def test_command_line_with_a_small_network(cli, tiny_checkpoint, tmp_path, monke
     reported = json.loads((tmp_path / "metrics.json").read_text())
     distances = {"metrics": reported["metrics"]["fid"], **{name: row["fid"] for name, row in reported["baselines"].items()}}
     assert all(distance > 0 for distance in distances.values()) and distances["gray"] != distances["metrics"]
-    assert "Keras Inception-v3 features, 221 pictures" in " ".join(result.stdout.split())
+    assert "Keras Inception-v3 features, 60 pictures" in " ".join(result.stdout.split())
     assert max(map(len, result.stdout.partition("Written to")[0].splitlines())) <= 80
     assert ">FID<" in (tmp_path / "report.html").read_text()
 

@@ -1,10 +1,11 @@
-"""Dropout; the networks as a whole are held by test_parity.py."""
+"""Dropout, and the sizes of layers; the networks as a whole are held by test_parity.py."""
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from src.networks import dropout
+from src.model import Model
+from src.networks import NetworkConfig, dropout
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
@@ -20,3 +21,12 @@ def test_dropout_drops_half_of_the_elements_and_doubles_the_rest(dtype):
     np.testing.assert_array_equal(tape.gradient(y, x), y)
     np.testing.assert_array_equal(dropout(x, tf.constant([1, 2], tf.int64)), y)
     assert np.mean(dropout(x, tf.constant([1, 3], tf.int64)) == y) < 0.6
+
+
+@pytest.mark.parametrize("network", ["cifar10", "places365"])
+def test_layers_are_those_of_the_networks(network):
+    model = Model(NetworkConfig(network, filters=5, kernel_size=3))
+    generator, discriminator = model.generator, model.discriminator
+    convolutions = [*(convolution for convolution, _ in (*generator.encoder, *generator.decoder)), generator.last,
+                    *(convolution for convolution, _ in discriminator.units)]
+    assert [variables for variables, _ in model.config.layers()] == [c.kernel.value.shape.num_elements() for c in convolutions]

@@ -8,7 +8,8 @@ import pytest
 from src import checkpoints
 from src.model import AVERAGE
 
-QUICK = ("--dataset", "demo", "--filters", "2", "--batch-size", "866", "--seed", "7", "--sample", "0", "--validate", "0")
+pytestmark = pytest.mark.usefixtures("uncompiled")
+QUICK = ("--dataset", "demo", "--filters", "2", "--batch-size", "20", "--seed", "7", "--sample", "0", "--validate", "0")
 
 
 def tensors(prefix):

@@ -15,6 +15,7 @@ from argparse import Namespace
 from collections import Counter
 from pathlib import Path
 
+import forks
 import numpy as np
 import pytest
 
@@ -240,11 +241,11 @@ def test_a_spoiled_file_is_named_with_the_line(tmp_path, line):
 
 def test_sigkill_loses_no_answer(tmp_path):
     code = (
-        "import sys; sys.path[:0] = ['.', 'tests/turing']; from test_turing import make_trials\n"
+        "import sys; sys.path.append('tests/turing'); from test_turing import make_trials\n"
         "trials = make_trials(sys.argv[1], count=9_000, size=2)\n"
         "for i in range(1, 9_000): trials.answer('anna', i, 'left', 1.0); print(i, flush=True)"
     )
-    child = subprocess.Popen([sys.executable, "-c", code, tmp_path / "trials.csv"], cwd=ROOT, stdout=subprocess.PIPE)
+    child = forks.Program(["-c", code, tmp_path / "trials.csv"], stdout=subprocess.PIPE)
     for _ in range(20):
         child.stdout.readline()
     child.kill()
@@ -367,13 +368,14 @@ def test_summary_without_answers(house):
 
 ALONE = """
 import os, sys
-sys.path[:0] = [".", "tests/turing"]
+sys.path.append("tests/turing")
 from argparse import Namespace
 from pathlib import Path
 from test_turing import Network, Photos
+from src import checkpoints
 from src import turing as session
 loaded = Network(), Namespace(prefix=Path("CGAN_demo-7"), step=7, record={})
-sys.modules["src.checkpoints"] = Namespace(load_for_inference=lambda *_: loaded)
+checkpoints.load_for_inference = lambda *_: loaded
 session.open_dataset = lambda *_, **__: Photos()
 folder = Path(sys.argv[1])
 sys.exit(session.run(Namespace(seed=3, seed_drawn=False, dataset="demo", dataset_path=folder, checkpoints_path=folder,
@@ -384,7 +386,7 @@ sys.exit(session.run(Namespace(seed=3, seed_drawn=False, dataset="demo", dataset
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 128 + signal.SIGTERM)])
 def test_a_signal_ends_the_page_and_writes_the_report(tmp_path, number, code):
-    child = subprocess.Popen([sys.executable, "-c", ALONE, tmp_path, "web"], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    child = forks.Program(["-c", ALONE, tmp_path, "web"], stdout=subprocess.PIPE)
     try:
         while "http" not in (line := child.stdout.readline()):
             assert line

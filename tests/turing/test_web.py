@@ -6,16 +6,16 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import forks
 import numpy as np
 import pytest
-from test_turing import ROOT, make_trials, opposite
+from test_turing import make_trials, opposite
 
 from src.errors import InputError
 from src.turing import web
@@ -354,12 +354,12 @@ class Elsewhere:
     def __init__(self, file, count, port=0, limit=1024):
         code = (
             f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({limit}, {limit}))\n"
-            "import sys; sys.path[:0] = ['.', 'tests/turing']; from test_turing import make_trials\n"
+            "import sys; sys.path.append('tests/turing'); from test_turing import make_trials\n"
             "from src.turing.web import Server\n"
             f"Server({port}).ask(make_trials(sys.argv[1], count={count}), 'me')"
         )
-        self.process = subprocess.Popen([sys.executable, "-c", code, file], cwd=ROOT, stdout=subprocess.PIPE)
-        port = self.process.stdout.readline().decode().rstrip("/\n").rpartition(":")[2]
+        self.process = forks.Program(["-c", code, file], stdout=subprocess.PIPE)
+        port = self.process.stdout.readline().rstrip("/\n").rpartition(":")[2]
         self.server_address = ("127.0.0.1", int(port))
 
     def kill(self):

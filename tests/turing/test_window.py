@@ -6,12 +6,12 @@ import select
 import shutil
 import signal
 import subprocess
-import sys
 import time
 
+import forks
 import numpy as np
 import pytest
-from test_turing import ALONE, ROOT, make_trials
+from test_turing import ALONE, make_trials
 
 from src.turing.score import summarize
 from src.turing.trials import read_rows
@@ -20,7 +20,7 @@ from src.turing.window import image_length
 SIZE = 16  # pixels of the test's images
 PROGRAM = """
 import sys
-sys.path[:0] = [".", "tests/turing"]
+sys.path.append("tests/turing")
 from test_turing import make_trials
 from src.turing.window import ask, available
 from src.errors import InputError
@@ -65,15 +65,15 @@ class Display:
 
     def colorful(self):
         """(top, bottom, left, right) of everything that is not gray: the pair; None if there is no pair."""
-        screen = self.screen().astype(int)
-        ys, xs = np.nonzero(np.ptp(screen, axis=2) > 3)
+        red, green, blue = np.moveaxis(self.screen(), 2, 0)
+        ys, xs = np.nonzero(np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue) > 3)
         return (ys.min(), ys.max() + 1, xs.min(), xs.max() + 1) if len(ys) > 2000 else None
 
     def until(self, condition, seconds=10):
         deadline = time.monotonic() + seconds
         while not (result := condition()):
             assert time.monotonic() < deadline, "the window did not get there"
-            time.sleep(0.01)
+            time.sleep(0.03)
         return result
 
     def pair(self, trials, person, trial):
@@ -107,9 +107,7 @@ def display(tmp_path_factory):
 
 
 def test_people_at_the_window(display, tmp_path):
-    program = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, tmp_path], cwd=ROOT, env=display.environment, stdout=subprocess.PIPE, bufsize=0
-    )
+    program = forks.Program(["-c", PROGRAM, tmp_path], env=display.environment, stdout=subprocess.PIPE, text=False, bufsize=0)
 
     def says():
         assert select.select([program.stdout], [], [], 20)[0], "the window does not end"
@@ -190,8 +188,7 @@ def test_people_at_the_window(display, tmp_path):
 @pytest.mark.parametrize("phase", ["welcome", "pair", "end"])
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 128 + signal.SIGTERM)])
 def test_a_signal_ends_the_window_and_writes_the_report(display, tmp_path, phase, number, code):
-    child = subprocess.Popen([sys.executable, "-c", ALONE, tmp_path, "window"], cwd=ROOT, env=display.environment,
-                             stdout=subprocess.PIPE, text=True)
+    child = forks.Program(["-c", ALONE, tmp_path, "window"], env=display.environment, stdout=subprocess.PIPE)
     try:
         display.until(lambda: display.screen().any(), 30)
         time.sleep(0.3)

@@ -10,20 +10,20 @@ import sys
 import textwrap
 from pathlib import Path
 
+import forks
 import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import TINY
-from parity.write_tf1_checkpoint import write
 from PIL import Image
 
-from src import color, logs, losses, networks, training
+from src import logs, losses, training
 from src.checkpoints import read
 from src.data import open_dataset
 from src.model import Model
 from src.networks import NetworkConfig
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def files(folder):
@@ -75,7 +75,7 @@ def test_tensorboard_has_scalars_and_pictures(tiny_checkpoint):
     assert {"lossD", "lossG_l1", "acc", "gray | original | colorized"} <= tags(tiny_checkpoint / "demo")
 
 
-def test_a_finished_run_says_so_and_goes_on_with_more_epochs(copied, cli):
+def test_a_finished_run_says_so_and_goes_on_with_more_epochs(copied, cli, uncompiled):
     before = files(copied)
     result = cli("train.py", *TINY, "--checkpoints-path", copied)
     assert result.code == 0 and "This run is finished" in result.stdout and files(copied) == before
@@ -99,7 +99,7 @@ def test_what_would_be_another_training_is_refused(tiny_checkpoint, cli, option,
 
 def test_a_sample_larger_than_the_test_set(tmp_path, cli):
     result = cli("train.py", *TINY, "--checkpoints-path", tmp_path, "--sample-size", 10_000)
-    assert result.code == 2 and "--sample-size 10000 is more than the 221 test images" in result.stderr
+    assert result.code == 2 and "--sample-size 10000 is more than the 60 test images" in result.stderr
     assert files(tmp_path) == []
 
 
@@ -110,8 +110,8 @@ def test_missing_data_leaves_nothing(tmp_path, cli, monkeypatch):
     assert "No GPU" not in result.stdout  # -1 asked for the CPU
 
 
-def test_a_second_run_in_the_same_folder_is_refused(tmp_path, cli):
-    (tmp_path / "demo").mkdir()
+def test_a_second_run_in_the_same_folder_is_refused(tiny_checkpoint, tmp_path, cli):
+    shutil.copytree(tiny_checkpoint / "demo", tmp_path / "demo")
     holder = subprocess.Popen([sys.executable, "-c", textwrap.dedent("""
         import fcntl, sys
         lock = open(sys.argv[1], "w"); fcntl.flock(lock, fcntl.LOCK_EX)
@@ -122,7 +122,8 @@ def test_a_second_run_in_the_same_folder_is_refused(tmp_path, cli):
     assert result.code == 2 and "another run is training here (process 1 on elsewhere)" in result.stderr
     holder.kill()
     holder.wait()
-    assert cli("train.py", *TINY, "--checkpoints-path", tmp_path, "--sample", 0, "--validate", 0).code == 0
+    result = cli("train.py", *TINY, "--checkpoints-path", tmp_path)
+    assert result.code == 0 and "This run is finished" in result.stdout, result.stderr
 
 
 def test_diverging_training_stops_and_keeps_the_last_good_checkpoint(tmp_path, cli):
@@ -136,26 +137,22 @@ def test_diverging_training_stops_and_keeps_the_last_good_checkpoint(tmp_path, c
         assert all(np.isfinite(value).all() for value in values.values() if value.dtype.kind == "f")
 
 
-def test_starting_from_the_originals_checkpoint(tmp_path, cli):
-    """On a folder of four images, since its networks cannot be made small."""
-    import pickle
-
-    (tmp_path / "cifar10").mkdir()
-    for name in ("data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch"):
-        pixels = np.random.default_rng(len(name)).integers(0, 256, (1, 3072), np.uint8)
-        (tmp_path / "cifar10" / name).write_bytes(pickle.dumps({b"data": pixels}, protocol=2))
-    prefix = write("cifar10", tmp_path / "checkpoints" / "cifar10")
-    line = ["train.py", "--dataset", "cifar10", "--dataset-path", tmp_path / "cifar10", "--checkpoints-path",
-            tmp_path / "checkpoints", "--batch-size", "5", "--epochs", "1", "--lr", "1e-9", "--sample-size", "1"]
+def test_starting_from_the_originals_checkpoint(tmp_path, cli, uncompiled):
+    model = Model(NetworkConfig("cifar10", filters=4, gray_range=255), seed=5)
+    tensors = {name: tf.convert_to_tensor(value) for name, value in model.state().items()} | {"global_step": tf.constant(7)}
+    (tmp_path / "demo").mkdir()
+    tf.raw_ops.SaveV2(prefix=str(tmp_path / "demo" / "CGAN_demo"), tensor_names=list(tensors), tensors=list(tensors.values()),
+                      shape_and_slices=[""] * len(tensors))
+    line = ["train.py", *TINY, "--batch-size", "80", "--lr", "1e-9", "--sample", "0", "--validate", "0", "--checkpoints-path",
+            tmp_path]
     result = cli(*line)
     assert result.code == 2 and "gray_range was 255 and is 1" in result.stderr
     result = cli(*line, "--gray-range", "255")
     assert result.code == 0, result.stderr
     assert "Starting from the weights of" in result.stdout
-    names = ["gen/conv0/kernel", "dis/conv3/kernel"]
-    trained, original = read(prefix.with_name("CGAN_cifar10-1"), names), read(prefix, names)
+    trained = read(tmp_path / "demo" / "CGAN_demo-1", names := ["gen/conv0/kernel", "dis/conv3/kernel"])
     for name in names:
-        np.testing.assert_allclose(trained[name], original[name], atol=1e-6)
+        np.testing.assert_allclose(trained[name], tensors[name], atol=1e-6)
 
 
 REPEAT = """
@@ -164,13 +161,13 @@ from pathlib import Path
 import main
 
 def train(folder, *more):
-    line = ("--dataset demo --filters 4 --batch-size 400 --epochs 1 --seed 5 --deterministic True --log-interval 1 "
+    line = ("--dataset demo --filters 4 --batch-size 9 --epochs 1 --seed 5 --deterministic True --log-interval 1 "
             "--save-interval 2 --keep 9 --sample False --validate False --ema 0.9")
     assert main.main([*line.split(), "--checkpoints-path", str(folder), *more], "train") == 0
 
-whole, parts = Path("whole"), Path("parts")
+whole, parts = (Path(sys.argv[1], name) for name in ("whole", "parts"))
 train(whole)
-for step in (2, 4, 8):  # as if killed after that save
+for step in (4, 8):  # as if killed after that save
     folder = parts / str(step) / "demo"
     folder.mkdir(parents=True)
     for file in (whole / "demo").glob(f"CGAN_demo-{step}.*"):
@@ -181,13 +178,13 @@ for step in (2, 4, 8):  # as if killed after that save
 
 def test_interrupted_and_uninterrupted_runs_end_bit_identical(tmp_path):
     """Dropout, mirroring, order and the average included; in a process of its own, since threads are chosen once."""
-    result = subprocess.run([sys.executable, "-c", REPEAT], cwd=tmp_path, capture_output=True, text=True,
-                            env={**os.environ, "PYTHONPATH": str(ROOT)})
-    assert result.returncode == 0, result.stderr
+    process = forks.Program(["-c", REPEAT, tmp_path], stderr=subprocess.PIPE)
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
     whole, log = read(tmp_path / "whole/demo/CGAN_demo-9"), logs.read(tmp_path / "whole/demo", "train")
     assert {"gen/conv0/kernel/Adam_1", "gen/conv0/kernel/ExponentialMovingAverage"} < whole.keys()
     assert whole["global_step"] == 9 and whole["gen/iterations"] == 18
-    for step in (2, 4, 8):
+    for step in (4, 8):
         folder = tmp_path / "parts" / str(step) / "demo"
         part = read(folder / "CGAN_demo-9")
         assert part.keys() == whole.keys()
@@ -197,7 +194,7 @@ def test_interrupted_and_uninterrupted_runs_end_bit_identical(tmp_path):
             np.testing.assert_array_equal(column, log[name][step:], err_msg=name)
 
 
-def test_unreadable_lines_of_a_log_are_dropped_and_said(copied, cli):
+def test_unreadable_lines_of_a_log_are_dropped_and_said(copied, cli, uncompiled):
     log = copied / "demo" / "log_train.dat"
     log.write_bytes(log.read_bytes() + b"1 1 \xff 2 3 4 5 6 7\n1 1 a word 3 4 5 6 7\n1 x 1 2 3 4 5 6 7\n1 2 3\n\xe9\n"
                     b"1 1 1 2 3 4 5 6 7\n1 2 3")
@@ -206,7 +203,7 @@ def test_unreadable_lines_of_a_log_are_dropped_and_said(copied, cli):
     assert logs.read(copied / "demo", "train")["step"].tolist() == [2, 1, 4]
 
 
-def test_a_new_loss_appears_everywhere_and_an_old_log_goes_on(copied, cli, monkeypatch):
+def test_a_new_loss_appears_everywhere_and_an_old_log_goes_on(copied, cli, monkeypatch, uncompiled):
     def with_another(*arguments, found=losses.generator_loss):
         return {"lossG_new": found(*arguments)["lossG_gan"] * 0 + 42.0, **found(*arguments)}
 
@@ -232,27 +229,27 @@ def test_going_on_with_another_batch_size_shows_each_image_once_an_epoch(tmp_pat
     class Watched(Model):
         def prepare_training(self, *args, **more):
             super().prepare_training(*args, **more)
-            compiled = self.train_step
+            self.train_step = self.show
 
-            def train_step(images):
-                shown.extend(image.tobytes() for image in images.numpy())
-                return compiled(images)
-
-            self.train_step = train_step
+        def show(self, images):
+            """In place of an iteration."""
+            shown.extend(image.tobytes() for image in images.numpy())
+            self.step.assign_add(1)
+            return dict.fromkeys(("lossD", "lossG_l1", "lossG_gan", "acc"), tf.constant(1.0))
 
     monkeypatch.setattr(training, "Model", Watched)
     line = ("train.py", *TINY, "--checkpoints-path", tmp_path, "--save-interval", "1", "--sample", "0", "--validate", "0",
             "--log-interval", "1")
     assert cli(*line).code == 0
     for path in (tmp_path / "demo").glob("CGAN_demo-2.*"):
-        path.unlink()  # as if killed after the first iteration, of 1732 of 3464 images
-    del shown[1732:]
-    result = cli(*line, "--batch-size", "433", "--epochs", "2")
-    assert result.code == 0 and "--batch-size 1732 -> 433" in result.stdout, result.stderr
+        path.unlink()  # as if killed after the first iteration, of 40 of 80 images
+    del shown[40:]
+    result = cli(*line, "--batch-size", "10", "--epochs", "2")
+    assert result.code == 0 and "--batch-size 40 -> 10" in result.stdout, result.stderr
     assert "iterations 13," in result.stdout and "Finished; iterations: 13." in result.stdout
     dataset = open_dataset("demo", "", "train")
     every = sorted(dataset[i].tobytes() for i in range(len(dataset)))
-    assert [sorted(shown[:3464]), sorted(shown[3464:])] == [every, every]
+    assert [sorted(shown[:80]), sorted(shown[80:])] == [every, every]
     log = logs.read(tmp_path / "demo", "train")
     assert log["epoch"].tolist() == [1] * 5 + [2] * 8 and log["step"].tolist() == list(range(1, 14))
 
@@ -266,9 +263,8 @@ def test_progress_fits_80_columns_from_the_first_iteration_on(tmp_path):
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
-    process = subprocess.Popen([sys.executable, "train.py", *TINY, "--batch-size", "433", "--checkpoints-path", tmp_path,
-                                "--log-interval", "1"], cwd=ROOT, stdin=theirs, stdout=theirs, stderr=theirs,
-                               env={**environment, "TERM": "xterm"})
+    process = forks.Program(["train.py", *TINY, "--batch-size", "10", "--checkpoints-path", tmp_path, "--log-interval", "1"],
+                            env={**environment, "TERM": "xterm"}, stdin=theirs, stdout=theirs, stderr=theirs)
     os.close(theirs)
     seen = b""
     with contextlib.suppress(OSError):  # so a terminal ends
@@ -305,29 +301,6 @@ def test_the_rate_is_that_of_training_alone(monkeypatch):
                 assert progress.rate == pytest.approx(2)
 
 
-def test_the_same_seed_gives_the_same_start():
-    weights = [Model(NetworkConfig("cifar10", filters=4), seed=seed).generator.by_name()["gen/conv3/kernel"].numpy()
-               for seed in (1, 1, 2)]
-    np.testing.assert_array_equal(weights[0], weights[1])
-    assert (weights[0] != weights[2]).any()
-    deep = Model(NetworkConfig("cifar10"), seed=1).generator.by_name()["gen/conv4/kernel"].numpy()
-    assert deep.var() == pytest.approx(1 / (4 * 4 * 512), rel=0.02)  # variance 1/fan_in
-    assert abs(deep).max() < 2.3 * deep.std()  # truncated normal
-
-
-def test_the_loop_compiles_once_and_learns():
-    """One trace for all iterations, moving statistics that move, dropout that differs, and a loss that falls."""
-    model = Model(NetworkConfig("cifar10", filters=8), seed=1)
-    model.prepare_training(lr=1e-3)
-    images = np.random.default_rng(0).integers(0, 256, (8, 2, 2, 3), np.uint8).repeat(16, 1).repeat(16, 2)
-    before = model.generator.by_name()["gen/bn_conv0/moving_mean"].numpy()
-    history = [model.train_step(images)["lossG_l1"].numpy() for _ in range(63)]
-    assert history[-1] < 0.5 * history[0]
-    assert model.train_step.experimental_get_tracing_count() == 1
-    assert (model.generator.by_name()["gen/bn_conv0/moving_mean"].numpy() != before).all()
-    assert model.step == 63 and model.optimizers["gen"].iterations == 126
-
-
 def test_the_loop_compiles_once_and_reads_only_what_it_shows(tmp_path, cli, monkeypatch):
     """Over epochs, a last batch and all intervals there is one trace, and no scalar comes to the host unless it is shown."""
     models, read = [], []
@@ -348,98 +321,18 @@ def test_the_loop_compiles_once_and_reads_only_what_it_shows(tmp_path, cli, monk
             self.train_step = lambda images: {name: Scalar(value) for name, value in self.compiled(images).items()}
 
     monkeypatch.setattr(training, "Model", Watched)
-    result = cli("train.py", "--dataset", "demo", "--filters", "2", "--batch-size", "1000", "--epochs", "3", "--seed", "7",
+    result = cli("train.py", "--dataset", "demo", "--filters", "2", "--batch-size", "23", "--epochs", "3", "--seed", "7",
                  "--checkpoints-path", tmp_path, "--log-interval", "4", "--validate-interval", "5", "--sample-interval", "5")
     assert result.code == 0, result.stderr
     assert models[0].step == 11 and models[0].compiled.experimental_get_tracing_count() == 1
     assert len(read) == 4 * 7  # after iterations 1, 4, 8 and the last
 
 
-@pytest.mark.parametrize("precision, jit, tolerance", [
-    ("bfloat16", False, 0.02), ("float16", False, 0.01), ("float32", True, 1e-3)])
-def test_precision_and_xla_change_the_speed_alone(precision, jit, tolerance, monkeypatch):
-    """Variables, statistics and losses stay float32, and training goes the same way as plainly it does."""
-    monkeypatch.setattr(networks.generator, "DROPOUT", 0.0)  # XLA draws other numbers
-    images = np.random.default_rng(0).integers(0, 256, (16, 32, 32, 3), np.uint8)
-    losses, models = [], []
-    for options in ({}, {"precision": precision, "jit": jit}):
-        model = Model(NetworkConfig("cifar10", filters=4), seed=1, **options)
-        model.prepare_training(lr=1e-4, augment=False)
-        losses.append([[value.numpy() for value in model.train_step(images).values()][:-1] for _ in range(3)])
-        models.append(model)
-    assert all(variable.dtype == tf.float32 for variable in models[1].state().values() if variable.dtype.is_floating)
-    np.testing.assert_allclose(losses[1], losses[0], rtol=tolerance)
-    if precision != "float32":
-        assert (np.array(losses[1][0]) != losses[0][0]).all()  # it was computed in it
-    saved = models[1].state().keys() - models[0].state().keys()
-    assert saved == ({"gen/loss_scale", "gen/loss_scale_counter", "dis/loss_scale", "dis/loss_scale_counter"}
-                     if precision == "float16" else set())
-    assert models[1].generate(color.luma(images)).dtype == tf.float32
-
-
-def test_an_images_colors_do_not_depend_on_its_batch():
-    images = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), np.uint8)
-    for normalization, depends in (("moving", False), ("batch", True)):
-        model = Model(NetworkConfig("cifar10", filters=4, normalization=normalization))
-        alone, among = model.colorize(images[:1])[0], model.colorize(images)[0]
-        assert (np.abs(alone.astype(int) - among) > 1).any() == depends
-        np.testing.assert_array_equal(model.colorize(images), model.colorize(images))  # no dropout
-
-
-def test_the_learning_rate_decays():
-    model = Model(NetworkConfig("cifar10", filters=2))
-    model.prepare_training(lr=3e-4, lr_decay_rate=0.1, lr_decay_steps=1e4)
-    for step, expected in ((0, 3e-4), (5000, 3e-4 * 0.1 ** 0.5), (20_000, 3e-6), (100_000, 1e-8)):
-        model.step.assign(step)
-        assert model.learning_rate().numpy() == pytest.approx(expected, rel=1e-5)
-
-
-def test_the_discriminator_can_learn_at_its_own_rate():
-    images, moves = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8), []
-    for factor in (1, 0.1):
-        model = Model(NetworkConfig("cifar10", filters=2), seed=1)
-        model.prepare_training(lr=1e-3, dis_lr_factor=factor)
-        kernels = [network.by_name()[f"{network.name}/conv1/kernel"] for network in (model.generator, model.discriminator)]
-        before = [kernel.numpy() for kernel in kernels]
-        model.train_step(images)
-        moves.append([np.abs(kernel.numpy() - old).max() for kernel, old in zip(kernels, before)])
-    # Adam's first step is as large as the rate, whatever the gradient.
-    np.testing.assert_allclose([moves[0][1], moves[1][1]], [1e-3, 1e-4], rtol=0.01)
-    assert moves[0][0] == pytest.approx(moves[1][0], rel=0.5)
-
-
-@pytest.mark.parametrize("jit", [False, True])
-def test_half_of_the_images_are_mirrored_in_an_order_of_the_step(jit):
-    model = Model(NetworkConfig("cifar10", filters=2), seed=3)
-    images = np.random.default_rng(0).integers(0, 256, (50, 4, 4, 3), np.uint8)
-    mirrored, flips = tf.function(model.mirrored, jit_compile=jit, autograph=False), []
-    for step in (0, 1, 2, 1):
-        model.step.assign(step)
-        pixels = mirrored(images).numpy()
-        flips.append((pixels != images).any((1, 2, 3)))
-        np.testing.assert_array_equal(pixels, np.where(flips[-1][:, None, None, None], images[:, :, ::-1], images))
-    assert 50 < sum(map(sum, flips[:3])) < 100
-    np.testing.assert_array_equal(flips[3], flips[1])
-    assert all((flips[i] != flips[j]).any() for i, j in ((0, 1), (1, 2), (0, 2)))
-
-
-def test_augment_is_what_mirrors():
-    """Of images that are their own mirror images it changes nothing, of others it does."""
-    half = np.random.default_rng(0).integers(0, 256, (4, 32, 16, 3), np.uint8)
-    for images, same in ((np.concatenate([half, half[:, :, ::-1]], 2), True), (np.concatenate([half, half], 2), False)):
-        losses = []
-        for augment in (True, False):
-            model = Model(NetworkConfig("cifar10", filters=2), seed=1)
-            model.prepare_training(augment=augment)
-            losses.append([float(value) for value in model.train_step(images).values()])
-        assert (losses[0] == pytest.approx(losses[1], rel=1e-4)) == same
-
-
-def test_validation_fills_its_last_batch(tmp_path, cli, monkeypatch):
-    """221 test images in batches of 220: with batch statistics the last one alone would have other colors."""
+def test_validation_fills_its_last_batch(tmp_path, cli, monkeypatch, uncompiled):
+    """60 test images in batches of 59: with batch statistics the last one alone would have other colors."""
     sizes, evaluate = [], Model.evaluate
     monkeypatch.setattr(Model, "evaluate",
                         lambda self, images, *more: sizes.append(len(images)) or evaluate(self, images, *more))
-    result = cli("train.py", "--dataset", "demo", "--filters", "2", "--batch-size", "220", "--epochs", "1", "--seed", "7",
+    result = cli("train.py", "--dataset", "demo", "--filters", "2", "--batch-size", "59", "--epochs", "1", "--seed", "7",
                  "--normalization", "batch", "--sample", "0", "--save", "0", "--checkpoints-path", tmp_path)
-    assert result.code == 0 and sizes == [220, 220], result.stderr
+    assert result.code == 0 and sizes == [59, 59], result.stderr
