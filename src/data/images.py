@@ -55,7 +55,7 @@ class ImageFile:
         """(width, height) of what `decode` returns."""
         return self.size[::-1] if self.contents.orientation >= 5 else self.size
 
-    def decode(self, at_least=None):
+    def decode(self, at_least=None, opaque=False):
         """Decodes, once -> a PIL image: upright, sRGB, of mode L, RGB or, where there is transparency, LA or RGBA.
 
         Samples of other depths are scaled to 8 bits (PNG's 16-bit colors: Pillow keeps the high byte). What a profile or
@@ -64,6 +64,7 @@ class ImageFile:
 
         Args:
             at_least: (width, height) that suffices; a JPEG is then decoded at a fraction of its size.
+            opaque: drop what makes it transparent, and the file's own pixels, which take memory.
 
         Raises ValueError for signed, 32-bit, float and CIELAB samples.
         """
@@ -78,6 +79,8 @@ class ImageFile:
             color, alpha = _color_and_alpha(self.image)
         else:
             color, alpha = _from_samples(self.file, self.contents)
+        if opaque:
+            self.image = alpha = None
         color = self._to_srgb(color)
         if alpha:
             color.putalpha(alpha)
@@ -227,7 +230,7 @@ def read_rgb(file, max_pixels=50_000_000):
     with opened(file, max_pixels) as image:
         pixels = _plain_jpeg(image)
         if pixels is None:
-            image = image.decode()
+            image = image.decode(opaque=True)
             pixels = np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
         return pixels
 

@@ -149,7 +149,8 @@ def interrupt_in_every_way(folder):
             ("validating", SLOW_VALIDATION, ["validating"], [signal.SIGTERM], False),
             ("int", PACED, [" iteration "] * 3, [signal.SIGINT], False),
             ("usr1", PACED, [" iteration "] * 3, [signal.SIGUSR1], True),
-            ("twice", SLOW, [" iteration ", "the disk is slow"], [signal.SIGINT] * 2, False)):
+            # The first line comes before signals are listened to.
+            ("twice", SLOW, [" iteration ", " iteration ", "the disk is slow"], [signal.SIGINT] * 2, False)):
         training = Training(folder, *more, slurm=slurm, program=("-c", program))
         for word in words[:len(words) - len(numbers) + 1]:
             training.until(word)
