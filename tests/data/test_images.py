@@ -237,14 +237,15 @@ def test_a_bomb_is_refused_from_its_header(tmp_path, format):
     bomb.save(tmp_path / "bomb", format=format, **({"compression": "tiff_adobe_deflate"} if format == "TIFF" else {}))
     assert (tmp_path / "bomb").stat().st_size < 2e6
     program = f"""
-import resource, sys
-sys.path.insert(0, {ROOT!r})
+import sys
+sys.path[:0] = [{ROOT!r}, {ROOT!r} + '/tests']
+from memory import peak
 from src.data import images
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak()
 try:
     images.read_rgb({str(tmp_path / "bomb")!r})
 except images.ImageError as error:
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, error)"""
+    print(peak() - before, error)"""
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert "17000x10000 is over the limit of 50,000,000 pixels" in done.stdout and not done.stderr
     assert int(done.stdout.split()[0]) < 20_000  # KB
