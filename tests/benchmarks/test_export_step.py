@@ -111,8 +111,7 @@ def test_an_export_is_of_the_run_that_the_options_describe(tmp_path):
     export_step.main([str(tmp_path), "--dataset", "demo", "--network", "cifar10", "--image-size", "16", "--batch-size", "2",
                       "--filters", "4", "--gray-range", "255", "--ema", "0.9", "--images"])
     meta, images = json.loads((tmp_path / "meta.json").read_text()), np.load(tmp_path / "images.npy")
-    assert meta["size"] == 16 and images.shape[1:] == (16, 16, 3) and images.dtype == np.uint8
-    assert len(images) == len(open_dataset("demo", Path("unused"), "train", size=16))
+    assert meta["size"] == 16 and images.shape[1:] == (16, 16, 3) and images.dtype == np.uint8 and len(images) == 80
     average = [name for name in meta["state"] if name.endswith(AVERAGE)]
     assert average and {meta["state"].index(name) for name in average} < set(meta["updates"])
     with np.load(tmp_path / "state.npz") as stored:

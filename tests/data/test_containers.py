@@ -115,17 +115,18 @@ def test_sparse_files_cost_no_memory(tmp_path, rgb):
         (tmp_path / name).write_bytes(contents)
         os.truncate(tmp_path / name, size)
     program = f"""
-import os, sys
-sys.path.insert(0, {ROOT!r})
+import sys
+sys.path[:0] = [{ROOT!r}, {ROOT!r} + '/tests']
+from memory import peak
 from src.data import images
 images.read_rgb("small.png")
-before = int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0])
+before = peak()
 for name in {list(files)}:
     try:
         print(name, images.read_rgb(name).shape)
     except images.ImageError as error:
         print(error)
-print("KB", int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]) - before)"""
+print("KB", peak() - before)"""
     (tmp_path / "small.png").write_bytes(png)
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
     lines = done.stdout.splitlines()

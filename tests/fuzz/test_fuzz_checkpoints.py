@@ -12,7 +12,9 @@ from mutation import COUNTS, mutated, try_all
 ROOT = Path(__file__).parent.parent.parent
 WORKER = """
 import sys
+sys.path.append("tests")
 from pathlib import Path
+from memory import peak
 from src import checkpoints
 from src.errors import InputError
 from src.model import Model
@@ -23,7 +25,7 @@ model.prepare_training()
 checkpoints.save(model.state(), model.config, sys.argv[1], {"dataset": "demo", "options": {"seed": 1}})
 print("ready", flush=True)
 for line in sys.stdin:
-    before = int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0])
+    before = peak()
     try:
         config = checkpoints.describe(Path(line.strip())).config
         assert config.filters == 2 and config.network == "cifar10"
@@ -31,7 +33,7 @@ for line in sys.stdin:
         answer = "used"
     except InputError as error:
         answer = f"refused: {' '.join(str(error).split())}"
-    assert int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]) - before < 100_000  # KB
+    assert peak() - before < 100_000  # KB
     print(answer, flush=True)
 """
 
