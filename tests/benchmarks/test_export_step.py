@@ -12,7 +12,6 @@ import pytest
 
 from benchmarks import export_step, import_state
 from src import checkpoints, losses, networks
-from src.data import open_dataset
 from src.model import AVERAGE, Model
 from src.networks import NetworkConfig
 

@@ -413,9 +413,8 @@ def test_results_without_a_checkpoint(cli, demo, saved, tmp_path):
     assert found["images"] == 56 and len(found["results"]["missing"]) == 2 and found["results"]["surplus"] == ["stranger.png"]
     assert found["results"]["refused"] == [str(file.relative_to(odd)) for file in files[2:4]]
     notes = " ".join(result.stdout.split())
-    first = files[2:4].index(odd / found["results"]["refused"][0])
     for text in ("Left out, without a picture: 2, e.g.", "Pictures of no test image: 1, e.g. stranger.png",
-                 ("31x32 pixels instead of 32x32", "not a readable")[first]):
+                 "31x32 pixels instead of 32x32"):
         assert text in notes
 
 
