@@ -74,7 +74,8 @@ def save_generator(model, checkpoint, prefix, overwrite=False, calibrated=None):
     check_prefix(prefix, overwrite)
     tensors = {name: variable.numpy().astype(np.float16) if len(variable.shape) == 4 else variable
                for name, variable in model.state().items() if not name.startswith("dis/")}
-    options = {name: value for name, value in checkpoint.record.get("options", {}).items() if not name.endswith(("_path", "start_from"))}
+    options = {name: value for name, value in checkpoint.record.get("options", {}).items()
+               if not name.endswith(("_path", "start_from"))}
     Path(prefix).parent.mkdir(parents=True, exist_ok=True)
     config = dataclasses.replace(model.config, discriminator=None)
     record = {**checkpoint.record, "options": options} | ({"calibrated": calibrated} if calibrated else {})
