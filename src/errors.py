@@ -1,6 +1,5 @@
 """The error that a user can cause and mend."""
 
-
 import contextlib
 
 

@@ -133,7 +133,7 @@ OPTIONS = (
      one_of("auto", "float32", "bfloat16", "float16"), TRAIN + EVALUATE + TURING + COLORIZE,
      "of the networks' arithmetic; auto: bfloat16 on GPUs that have it, and at inference on CPUs that have it, else float32"),
     ("jit", "auto", boolean_or_auto, TRAIN, "compile with XLA; auto: on GPUs"),
-    ("deterministic", False, boolean, TRAIN, "two runs bit-identical; slower (half speed on two CPU cores)"),
+    ("deterministic", False, boolean, TRAIN, "two runs bit-identical; slower (one thread on CPUs)"),
 
     ("save", True, boolean, TRAIN, "save checkpoints"),
     ("save-interval", 1000, positive_count, TRAIN, "iterations"),

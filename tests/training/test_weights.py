@@ -61,6 +61,10 @@ def test_a_new_run_starts_from_other_weights(cli, averaged, tmp_path):
     result = cli("train.py", *line, "--image-size", "32", "--ema", "0.9", "--checkpoints-path", tmp_path)
     assert result.code == 0 and "finished" in result.stdout  # it goes on, and does not start again
 
+    checkpoints.save_generator(*checkpoints.load(tmp_path / "demo" / "CGAN_demo-4"), tmp_path / "passed")
+    told = json.dumps(checkpoints.describe(tmp_path / "passed").record)
+    assert str(averaged) not in told and str(tmp_path) not in told  # what is passed on names no path of this machine
+
     result = cli("train.py", *line, "--filters", "4", "--checkpoints-path", tmp_path / "other")
     assert result.code == 2 and "filters was 2 and is 4" in result.stderr
     result = cli("train.py", *line, "--start-from", tmp_path / "nothing", "--checkpoints-path", tmp_path / "other")
