@@ -70,11 +70,12 @@ class Model:
     # Training
 
     def prepare_training(self, lr=3e-4, lr_decay_rate=0.1, lr_decay_steps=5e5, beta1=0.0, l1_weight=100.0,
-                         label_smoothing=False, acc_thresh=2.0, dis_lr_factor=1.0, augment=True, ema=0.0):
+                         label_smoothing=False, acc_thresh=2.0, dis_lr_factor=1.0, augment=True, ema=0.0, crop_scale=1.0):
         """Makes the optimizers and compiles `train_step`: uint8 RGB (n, S, S, 3) -> dict of scalar losses and accuracy (%).
 
         dis_lr_factor: the discriminator's learning rate over the generator's (two time scales: Heusel et al. 2017).
         augment: mirror half of the images.
+        crop_scale: the smallest side of random crops, over the image's; 1: whole images.
         ema: decay of an exponential moving average of the generator's weights and moving statistics (Yazici et al. 2019),
             which then serve at inference; 0: none, as in the original.
         """
@@ -95,7 +96,7 @@ class Model:
                 self.restart_average()
         several = self.strategy.num_replicas_in_sync > 1
 
-        self.augment, step = augment, self.train_on
+        self.augment, self.crop_scale, step = augment, crop_scale, self.train_on
         if self.jit and not several:  # replicas meet in the middle of an iteration, which XLA cannot compile
             step = tf.function(step, jit_compile=True, autograph=False)
 
@@ -134,17 +135,37 @@ class Model:
     def train_on(self, images):
         """`train_step` before it is compiled, on one replica's part (n, S, S, 3) of a batch."""
         _check("training images", images, "uint8", (3,), self.size, "this model's size")
-        return self.iteration(*self.inputs(self.mirrored(images) if self.augment else images))
+        if self.augment:
+            images = self.mirrored(images)
+        if self.crop_scale < 1:
+            images = self.random_crops(images)
+        return self.iteration(*self.inputs(images))
 
     def mirrored(self, images):
         """This replica's part (n, S, S, 3) of a batch -> the same with half of the batch mirrored, drawn from (seed, step), so
         that a resumed run repeats it on any number of devices. On the device, where the host would spend a quarter of an
         image's decoding on it."""
-        replica, n = tf.distribute.get_replica_context(), tf.shape(images)[0]
-        draws = tf.random.stateless_uniform([replica.num_replicas_in_sync * n],
-                                            tf.stack([tf.constant(self.seed, tf.int64), self.step]))
-        drawn = draws[replica.replica_id_in_sync_group * n:][:n] < 0.5
+        drawn = self._draws(tf.shape(images)[0], (), self.step) < 0.5
         return tf.where(drawn[:, None, None, None], tf.reverse(images, [2]), images)
+
+    def random_crops(self, images):
+        """Images uint8 (n, S, S, 3) -> square crops of them, scaled back to S; side and place are drawn as in `mirrored`.
+        Linear interpolation as two matrix products, which every device and XLA can do."""
+        draws = self._draws(tf.shape(images)[0], (3,), -1 - self.step)  # a key that mirroring never has
+        scale = self.crop_scale + (1 - self.crop_scale) * draws[:, :1, None]
+        pixels = tf.range(self.size, dtype=tf.float32)
+        positions = (pixels + 0.5) * scale + (1 - scale) * self.size * draws[:, 1:, None] - 0.5  # (n, 2, S): rows, columns
+        positions = tf.clip_by_value(positions, 0, self.size - 1)
+        weights = tf.maximum(0.0, 1 - tf.abs(positions[..., None] - pixels))
+        rows = tf.einsum("nyi,nijc->nyjc", weights[:, 0], tf.cast(images, tf.float32))
+        return tf.cast(tf.round(tf.einsum("nxj,nyjc->nyxc", weights[:, 1], rows)), tf.uint8)
+
+    def _draws(self, n, shape, key):
+        """Uniform in 0..1, for this replica's n images."""
+        replica = tf.distribute.get_replica_context()
+        draws = tf.random.stateless_uniform([replica.num_replicas_in_sync * n, *shape],
+                                            tf.stack([tf.constant(self.seed, tf.int64), key]))
+        return draws[replica.replica_id_in_sync_group * n:][:n]
 
     def iteration(self, gray, target):
         """One training iteration: one discriminator update, then two generator updates.

@@ -123,6 +123,8 @@ OPTIONS = (
     ("beta1", 0.0, number(float, 0, 0.9999), TRAIN, "Adam's momentum"),
     ("l1-weight", 100.0, number(float, 0), TRAIN, "weight of the L1 term in the generator's loss"),
     ("augment", True, boolean, TRAIN, "mirror half of the images"),
+    ("crop-scale", 1.0, number(float, 0.1, 1), TRAIN,
+     "train on random square crops, scaled back to the image size, from this share of the side to the whole; 1: whole images"),
     ("label-smoothing", False, boolean, TRAIN + EVALUATE, "target 0.9 for real images in the discriminator's loss"),
     ("acc-thresh", 2.0, positive, TRAIN + EVALUATE, "accuracy threshold: L within 1x, a and b within 2.2x of it"),
     ("ema", 0.0, number(float, 0, 0.999999), TRAIN,

@@ -249,3 +249,36 @@ def test_augment_is_what_mirrors(uncompiled):
             model.prepare_training(augment=augment)
             losses.append([float(value) for value in model.train_step(images).values()])
         assert (losses[0] == pytest.approx(losses[1], rel=1e-4)) == same
+
+
+@pytest.mark.parametrize("jit", [False, True])
+def test_random_crops_are_square_parts_of_the_image_scaled_back(jit):
+    """On a linear ramp each pixel tells where it came from."""
+    model = Model(NetworkConfig("cifar10", filters=2), seed=3)
+    model.prepare_training(crop_scale=0.5)
+    ramp = 4 * np.arange(32.0) + 50
+    images = np.stack(np.broadcast_arrays(ramp[:, None], ramp, 128), -1).astype(np.uint8)[None].repeat(200, 0)
+    crops, drawn = tf.function(model.random_crops, jit_compile=jit, autograph=False), []
+    for step in (0, 1, 1):
+        model.step.assign(step)
+        pixels = crops(images).numpy().astype(float)
+        assert (pixels[..., 2] == 128).all()
+        rows, columns = pixels[:, :, :1, 0], pixels[:, :1, :, 1]
+        assert (pixels[..., 0] == rows).all() and (pixels[..., 1] == columns).all()
+        sides = [(ramp[..., -5] - ramp[..., 4]) / (4 * 23) for ramp in (rows[..., 0], columns[:, 0])]  # away from the border
+        np.testing.assert_allclose(*sides, atol=0.03)  # square
+        assert 0.48 < sides[0].min() < 0.52 and 0.97 < sides[0].max() < 1.02 and 0.7 < sides[0].mean() < 0.8
+        assert ramp[0] == rows.min() and ramp[-1] == rows.max() and len(np.unique(rows[:, 0])) > 20  # anywhere in the image
+        drawn.append(pixels)
+    assert (drawn[0] != drawn[1]).any() and (drawn[1] == drawn[2]).all()
+
+
+def test_crop_scale_is_what_crops(uncompiled):
+    """Of images of one color it changes nothing, of others it does; 1 draws nothing."""
+    for images, scale, same in ((np.full((4, 32, 32, 3), 90, np.uint8), 0.5, True), (IMAGES, 0.5, False), (IMAGES, 1.0, True)):
+        losses = []
+        for crop_scale in (1.0, scale):
+            model = Model(NetworkConfig("cifar10", filters=2), seed=1)
+            model.prepare_training(crop_scale=crop_scale)
+            losses.append([float(value) for value in model.train_step(images).values()])
+        assert (losses[0] == pytest.approx(losses[1], rel=1e-4)) == same

@@ -60,7 +60,8 @@ def _train_in(folder, options, strategy, config, dataset, tests):
 
     model = Model(config, precision, devices.jit(options.jit, strategy), options.seed, strategy, options.deterministic)
     model.prepare_training(options.lr, options.lr_decay_rate, options.lr_decay_steps, options.beta1, options.l1_weight,
-                           options.label_smoothing, options.acc_thresh, options.dis_lr_factor, options.augment, options.ema)
+                           options.label_smoothing, options.acc_thresh, options.dis_lr_factor, options.augment, options.ema,
+                           options.crop_scale)
     newest = before and checkpoints.first_readable(folder.checkpoints, lambda prefix: resuming.go_on(
         model, checkpoints.describe(prefix), identity, options))
     if newest and options.save:
