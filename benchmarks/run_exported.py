@@ -7,9 +7,9 @@
 Needs JAX and numpy, neither TensorFlow nor this project. Without --train, the first iterations warm up, and are those of
 reference.json if there is one: the largest relative difference of any loss in each is printed, and more than --tolerance
 exits with code 1. Then come --steps iterations on the same batch, which stays on the device; their mean time is the figure.
-With --train all images stay on the device, and each batch is drawn from them without replacement, epoch after epoch. The last
-line is a JSON object. Written for JAX 0.10 and 0.11: JAX has no public call that compiles StableHLO, so another version may
-refuse.
+With --train all images stay on the device, and each batch is drawn from them without replacement, epoch after epoch; with
+--start it goes on from another run of the same networks. The last line is a JSON object. Written for JAX 0.10 and 0.11: JAX
+has no public call that compiles StableHLO, so another version may refuse.
 
 To compare, export with a small --lr: with beta1 0, Adam moves each weight by about the learning rate times its gradient's
 sign, so at 3e-4 a rounding difference of one unit in the last place grows to above 1e-4 within five iterations.
@@ -34,10 +34,11 @@ LOG_INTERVAL = 500  # iterations
 class Step:
     """The compiled iteration and its state, on the device."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, start=None):
         self.meta = json.loads((folder / "meta.json").read_text())
-        with np.load(folder / "state.npz") as stored:
-            self.state = [jax.device_put(stored[name]) for name in sorted(stored.files)]
+        with np.load(start or folder / "state.npz") as stored:
+            names = self.meta["state"] if start else sorted(stored.files)
+            self.state = [jax.device_put(stored[name]) for name in names]
         began = time.perf_counter()
         program, devices = (folder / "step.mlir").read_text(), DeviceList(tuple(jax.local_devices()[:1]))
         self.program = get_backend().compile_and_load(program, devices, CompileOptions())
@@ -113,10 +114,11 @@ def main():
     parser.add_argument("--peak", type=float, help="FLOP/s of a large matrix product on this device; prints the ratio to it")
     parser.add_argument("--train", type=Path, metavar="IMAGES", help="train on this .npy file of uint8 (M, S, S, 3)")
     parser.add_argument("--seed", type=int, default=1, help="of the order of the images")
+    parser.add_argument("--start", type=Path, metavar="FILE.npz", help="go on from what --save wrote, with this export's options")
     parser.add_argument("--save", type=Path, metavar="FILE.npz", help="where to write the state in the end")
     options = parser.parse_args()
 
-    step, differences = Step(options.folder), []
+    step, differences = Step(options.folder, options.start), []
     if options.train:
         seconds, steps = train(step, np.load(options.train), options.steps, options.seed), options.steps - 1
     else:

@@ -149,16 +149,20 @@ class Model:
         return tf.where(drawn[:, None, None, None], tf.reverse(images, [2]), images)
 
     def random_crops(self, images):
-        """Images uint8 (n, S, S, 3) -> square crops of them, scaled back to S; side and place are drawn as in `mirrored`.
-        Linear interpolation as two matrix products, which every device and XLA can do."""
+        """Images uint8 (n, S, S, 3) -> square crops of them, scaled back to S by linear interpolation; side and place are
+        drawn as in `mirrored`."""
         draws = self._draws(tf.shape(images)[0], (3,), -1 - self.step)  # a key that mirroring never has
         scale = self.crop_scale + (1 - self.crop_scale) * draws[:, :1, None]
-        pixels = tf.range(self.size, dtype=tf.float32)
-        positions = (pixels + 0.5) * scale + (1 - scale) * self.size * draws[:, 1:, None] - 0.5  # (n, 2, S): rows, columns
-        positions = tf.clip_by_value(positions, 0, self.size - 1)
-        weights = tf.maximum(0.0, 1 - tf.abs(positions[..., None] - pixels))
-        rows = tf.einsum("nyi,nijc->nyjc", weights[:, 0], tf.cast(images, tf.float32))
-        return tf.cast(tf.round(tf.einsum("nxj,nyjc->nyxc", weights[:, 1], rows)), tf.uint8)
+        positions = (tf.range(self.size, dtype=tf.float32) + 0.5) * scale + (1 - scale) * self.size * draws[:, 1:, None] - 0.5
+        positions = tf.clip_by_value(positions, 0, self.size - 1)  # (n, 2, S): where rows and columns come from
+        first = tf.minimum(tf.floor(positions), self.size - 2)
+        crops = tf.cast(images, tf.float32)
+        for axis in (1, 2):  # gathered, for XLA searches minutes for the fastest of such matrix products
+            index, share = tf.cast(first[:, axis - 1], tf.int32), (positions - first)[:, axis - 1]
+            share = tf.expand_dims(tf.expand_dims(share, 3 - axis), 3)
+            below, above = (tf.gather(crops, index + i, axis=axis, batch_dims=1) for i in (0, 1))
+            crops = below + share * (above - below)
+        return tf.cast(tf.round(crops), tf.uint8)
 
     def _draws(self, n, shape, key):
         """Uniform in 0..1, for this replica's n images."""
