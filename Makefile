@@ -12,6 +12,7 @@ demo: $(VENV)/run
 
 test: $(VENV)/dev
 	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
 	$(RUN) -m pytest -n 2 --dist loadfile
 
 torture: $(VENV)/dev

@@ -9,8 +9,11 @@ import sys
 
 def _missing(error):
     """Says what to type where a package is not installed."""
-    print(f"{os.path.basename(sys.argv[0])}: error: the Python package {error.name} is missing here. Type: "
-          "pip install -r requirements.txt; or, after make demo: source .venv/bin/activate", file=sys.stderr)
+    print(
+        f"{os.path.basename(sys.argv[0])}: error: the Python package {error.name} is missing here. Type: "
+        "pip install -r requirements.txt; or, after make demo: source .venv/bin/activate",
+        file=sys.stderr,
+    )
     return 2
 
 
@@ -21,8 +24,7 @@ try:
 except ModuleNotFoundError as error:
     sys.exit(_missing(error))
 
-ROOMS = {"train": "training", "evaluate": "evaluation", "turing": "turing", "colorize": "colorization",
-         "export": "export"}
+ROOMS = {"train": "training", "evaluate": "evaluation", "turing": "turing", "colorize": "colorization", "export": "export"}
 
 
 class Stream:

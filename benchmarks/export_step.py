@@ -22,7 +22,6 @@ images.npy      with --images: the training images of --dataset-path that have c
 
 import argparse
 import dataclasses
-import inspect
 import json
 import re
 import sys
@@ -43,11 +42,15 @@ BLOCK = 4093  # values: two of them fit the compressor's window of 32 KiB; prime
 def read(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--repeat-weights", action="store_true",
-                        help=f"large kernels repeat their first {BLOCK} initial values: a state of a few MB, for timing and "
-                             "comparing, not for training")
-    parser.add_argument("--reference", type=command_line.positive_count, metavar="N",
-                        help="also run N iterations with TensorFlow")
+    parser.add_argument(
+        "--repeat-weights",
+        action="store_true",
+        help=f"large kernels repeat their first {BLOCK} initial values: a state of a few MB, for timing and "
+        "comparing, not for training",
+    )
+    parser.add_argument(
+        "--reference", type=command_line.positive_count, metavar="N", help="also run N iterations with TensorFlow"
+    )
     parser.add_argument("--images", action="store_true", help="also write the training images")
     own, others = parser.parse_known_args(arguments)
     return own, command_line.parse(others, "train", DATASETS)
@@ -58,14 +61,20 @@ def prepared(options):
     from src import devices  # only now, so that --help and a wrong option answer without waiting for TensorFlow
     from src.model import Model
     from src.networks import ARCHITECTURES, NetworkConfig, suited
+    from src.training import settings
 
     devices.select([])
     network = options.network if options.network != "auto" else DATASETS[options.dataset].network or suited(options.image_size)
-    config = NetworkConfig(network, options.color_space, options.gray_range, options.kernel_size, options.filters,
-                           options.image_size or ARCHITECTURES[network].size)
+    config = NetworkConfig(
+        network,
+        options.color_space,
+        options.gray_range,
+        options.kernel_size,
+        options.filters,
+        options.image_size or ARCHITECTURES[network].size,
+    )
     model = Model(config, devices.precision(options.precision), jit=True, seed=options.seed)
-    settings = inspect.signature(model.prepare_training).parameters  # they are called like the options
-    model.prepare_training(**{name: getattr(options, name) for name in settings})
+    model.prepare_training(**settings(model, options))
     return model
 
 
@@ -89,13 +98,17 @@ def lower(model, batch_size):
     state = {names[id(handle)]: model.state()[names[id(handle)]] for handle in traced.captured_inputs}
 
     # The program itself tells which argument's memory an output may take over: that of the variable it updates.
-    updated = {int(output): int(argument) - 1 for argument, output in re.findall(
-        r"parameter_number = (\d+) : i64}, output_index = array<i64: (\d+)>", program)}
+    updated = {
+        int(output): int(argument) - 1
+        for argument, output in re.findall(r"parameter_number = (\d+) : i64}, output_index = array<i64: (\d+)>", program)
+    }
     signature = next(line for line in program.splitlines() if "func.func" in line and "@main(" in line)
     arguments, outputs = (len(re.findall("tensor<", part)) for part in signature.split("->"))
     if arguments != 1 + len(state) or sorted(updated) != list(range(len(results), outputs)):
-        raise RuntimeError(f"the program has {arguments} arguments for 1 batch and {len(state)} variables, {outputs} outputs "
-                           f"for {len(results)} results and {len(updated)} updates: this TensorFlow lowers it otherwise")
+        raise RuntimeError(
+            f"the program has {arguments} arguments for 1 batch and {len(state)} variables, {outputs} outputs "
+            f"for {len(results)} results and {len(updated)} updates: this TensorFlow lowers it otherwise"
+        )
     program = re.sub(r"= mhlo\.copy (%\w+) :", r"= stablehlo.optimization_barrier \1 :", program)  # JAX 0.11 has no mhlo.copy
     return program, results, state, [updated[output] for output in sorted(updated)]
 
@@ -130,8 +143,15 @@ def main(arguments=None):
             repeat(variable)
     program, results, state, updates = lower(model, options.batch_size)
     plain = {name: value for name, value in vars(options).items() if not name.endswith("_path")}
-    meta = {"results": results, "updates": updates, "flops_per_image": flops_per_image(model), "state": list(state),
-            "config": dataclasses.asdict(model.config), "size": model.size, "export": plain}
+    meta = {
+        "results": results,
+        "updates": updates,
+        "flops_per_image": flops_per_image(model),
+        "state": list(state),
+        "config": dataclasses.asdict(model.config),
+        "size": model.size,
+        "export": plain,
+    }
     (own.folder / "step.mlir").write_text(program)
     np.savez_compressed(own.folder / "state.npz", **{f"a{i:04d}": v.numpy() for i, v in enumerate(state.values())})
     (own.folder / "meta.json").write_text(json.dumps(meta, default=str) + "\n")
@@ -143,8 +163,15 @@ def main(arguments=None):
         reference.write_text(json.dumps({name: [float(step[name]) for step in steps] for name in results}) + "\n")
     size = sum(file.stat().st_size for file in own.folder.iterdir() if file.is_file())
     print(f"{own.folder}: {len(state)} variables, {len(updates)} of them updated; {size / 2**20:.1f} MiB")
-    return finish({"folder": str(own.folder), "bytes": size, "flops_per_image": meta["flops_per_image"], "size": model.size,
-                   **{name: plain[name] for name in ("dataset", "precision", "batch_size", "filters")}})
+    return finish(
+        {
+            "folder": str(own.folder),
+            "bytes": size,
+            "flops_per_image": meta["flops_per_image"],
+            "size": model.size,
+            **{name: plain[name] for name in ("dataset", "precision", "batch_size", "filters")},
+        }
+    )
 
 
 if __name__ == "__main__":
@@ -154,6 +181,9 @@ if __name__ == "__main__":
         print(f"export_step.py: error: {error}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
-        print(f"export_step.py: error: {error.filename}: cannot be written ({error.strerror}); choose another folder, or make "
-              "room", file=sys.stderr)
+        print(
+            f"export_step.py: error: {error.filename}: cannot be written ({error.strerror}); choose another folder, or make "
+            "room",
+            file=sys.stderr,
+        )
         sys.exit(2)

@@ -18,7 +18,7 @@ def forward_flops(units, last, size):
         transposed = "Transpose" in type(layer).__name__
         after = size * stride if transposed else -(-size // stride)
         positions = size if transposed else after  # where the kernel is applied: a transposed one at each input pixel
-        flops += 2 * positions ** 2 * layer.kernel.shape.num_elements()
+        flops += 2 * positions**2 * layer.kernel.shape.num_elements()
         size = after
     return flops
 

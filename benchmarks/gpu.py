@@ -73,15 +73,25 @@ def facts():
     gpus = tf.config.list_physical_devices("GPU")
     details, build = [tf.config.experimental.get_device_details(gpu) for gpu in gpus], tf.sysconfig.get_build_info()
     try:
-        driver = subprocess.run(["nvidia-smi", "--query-gpu=driver_version,memory.total", "--format=csv,noheader"],
-                                capture_output=True, text=True, timeout=30).stdout.splitlines()
+        driver = subprocess.run(
+            ["nvidia-smi", "--query-gpu=driver_version,memory.total", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            timeout=30,
+        ).stdout.splitlines()
     except (OSError, subprocess.TimeoutExpired):
         driver = []
-    return {"gpus": [one.get("device_name", "unknown") for one in details],
-            "compute_capability": [".".join(map(str, one.get("compute_capability", ()))) for one in details],
-            "driver_and_memory": driver, "cuda": build.get("cuda_version"), "cudnn": build.get("cudnn_version"),
-            "tensorflow": tf.__version__, "keras": keras.__version__, "python": platform.python_version(),
-            "cores": os.cpu_count()}
+    return {
+        "gpus": [one.get("device_name", "unknown") for one in details],
+        "compute_capability": [".".join(map(str, one.get("compute_capability", ()))) for one in details],
+        "driver_and_memory": driver,
+        "cuda": build.get("cuda_version"),
+        "cudnn": build.get("cudnn_version"),
+        "tensorflow": tf.__version__,
+        "keras": keras.__version__,
+        "python": platform.python_version(),
+        "cores": os.cpu_count(),
+    }
 
 
 def parity(options, gpus):
@@ -92,9 +102,36 @@ def parity(options, gpus):
 def train(folder, options, gpus, kill=False):
     """Trains for four iterations of cifar10's networks on the demo images; kills the run after the second's save if asked.
     Returns the last checkpoint's tensors, or None if it was killed."""
-    command = [sys.executable, "train.py", "--dataset", "demo", "--filters", options.filters, "--batch-size", 866,
-               "--epochs", 1, "--seed", 5, "--deterministic", True, "--save-interval", 1, "--keep", 9, "--sample", False,
-               "--validate", False, "--log-interval", 1, "--gpu-ids", 0 if gpus else -1, "--checkpoints-path", folder]
+    command = [
+        sys.executable,
+        "train.py",
+        "--dataset",
+        "demo",
+        "--filters",
+        options.filters,
+        "--batch-size",
+        866,
+        "--epochs",
+        1,
+        "--seed",
+        5,
+        "--deterministic",
+        True,
+        "--save-interval",
+        1,
+        "--keep",
+        9,
+        "--sample",
+        False,
+        "--validate",
+        False,
+        "--log-interval",
+        1,
+        "--gpu-ids",
+        0 if gpus else -1,
+        "--checkpoints-path",
+        folder,
+    ]
     lines = []
     with subprocess.Popen([*map(str, command)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as run:
         for line in run.stdout:
@@ -132,10 +169,31 @@ def resume(options, gpus):
 def step(options, dataset, gpus, precision, tf32, jit, *more):
     """Times an iteration on so many GPUs, 0: on the CPU."""
     batch = (options.batch_size or BATCHES[dataset]) * max(1, gpus)
-    return benchmark("train_step", "--dataset", dataset, "--precision", precision, "--tf32", tf32, "--jit", jit,
-                     "--batch-size", batch, "--filters", options.filters, "--iterations", options.iterations, "--matrix",
-                     options.matrix, "--matrix-precision", "same", "--gpu-ids", ",".join(map(str, range(gpus))) or -1, *more,
-                     timeout=options.timeout)
+    return benchmark(
+        "train_step",
+        "--dataset",
+        dataset,
+        "--precision",
+        precision,
+        "--tf32",
+        tf32,
+        "--jit",
+        jit,
+        "--batch-size",
+        batch,
+        "--filters",
+        options.filters,
+        "--iterations",
+        options.iterations,
+        "--matrix",
+        options.matrix,
+        "--matrix-precision",
+        "same",
+        "--gpu-ids",
+        ",".join(map(str, range(gpus))) or -1,
+        *more,
+        timeout=options.timeout,
+    )
 
 
 def timings(options, gpus):
@@ -158,8 +216,18 @@ def scalings(options, gpus):
 
 
 def inference(options, gpus):
-    return benchmark("inference", "--filters", options.filters, "--evaluated", options.images, "--colorized", options.images,
-                     "--gpu-ids", 0 if gpus else -1, timeout=options.timeout)
+    return benchmark(
+        "inference",
+        "--filters",
+        options.filters,
+        "--evaluated",
+        options.images,
+        "--colorized",
+        options.images,
+        "--gpu-ids",
+        0 if gpus else -1,
+        timeout=options.timeout,
+    )
 
 
 def attempt(name, work):
@@ -178,9 +246,16 @@ def table(rows):
     """Lines of Markdown of what train_step.py returned, by name."""
     lines = ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
     for name, row in rows.items():
-        cells = (name, row["replicas"] if row["device"] != "CPU" else 0, f"{row['images_per_s']:.1f}",
-                 f"{row['flops_per_s'] / 1e12:.3g}", f"{row['matrix_flops_per_s'] / 1e12:.3g}", f"{row['ratio']:.3f}",
-                 f"{row['first_iteration_s']:.1f} s", f"{row['peak_memory_mb'] / 1e3:.1f} GB")
+        cells = (
+            name,
+            row["replicas"] if row["device"] != "CPU" else 0,
+            f"{row['images_per_s']:.1f}",
+            f"{row['flops_per_s'] / 1e12:.3g}",
+            f"{row['matrix_flops_per_s'] / 1e12:.3g}",
+            f"{row['ratio']:.3f}",
+            f"{row['first_iteration_s']:.1f} s",
+            f"{row['peak_memory_mb'] / 1e3:.1f} GB",
+        )
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return lines
 
@@ -189,17 +264,25 @@ def run(options):
     """Does the parts -> the result; "failed" names those that did not end well."""
     machine = facts()
     gpus = len(machine["gpus"])
-    print(f"{', '.join(machine['gpus']) or 'No GPU is visible to TensorFlow: this is the part of the CPU. See docs/gpu.md'}; "
-          f"driver and memory: {'; '.join(machine['driver_and_memory']) or 'unknown'}; TensorFlow {machine['tensorflow']} for "
-          f"CUDA {machine['cuda']}, cuDNN {machine['cudnn']}", flush=True)
+    print(
+        f"{', '.join(machine['gpus']) or 'No GPU is visible to TensorFlow: this is the part of the CPU. See docs/gpu.md'}; "
+        f"driver and memory: {'; '.join(machine['driver_and_memory']) or 'unknown'}; TensorFlow {machine['tensorflow']} for "
+        f"CUDA {machine['cuda']}, cuDNN {machine['cudnn']}",
+        flush=True,
+    )
     result = {"machine": machine, "checks": {}, "rows": {}, "inference": {}, "failed": {}}
 
     checks = {"parity": parity, "deterministic": deterministic, "resume": resume}
     rows = {"timing": timings, "scaling": scalings}
-    jobs = [("checks", name, functools.partial(check, options, gpus)) for name, check in checks.items()
-            if name in options.parts]
-    jobs += [("rows", name, functools.partial(step, options, *arguments)) for part, make in rows.items()
-             if part in options.parts for name, arguments in make(options, gpus)]
+    jobs = [
+        ("checks", name, functools.partial(check, options, gpus)) for name, check in checks.items() if name in options.parts
+    ]
+    jobs += [
+        ("rows", name, functools.partial(step, options, *arguments))
+        for part, make in rows.items()
+        if part in options.parts
+        for name, arguments in make(options, gpus)
+    ]
     if "inference" in options.parts:
         jobs.append(("inference", "inference", functools.partial(inference, options, gpus)))
     for kind, name, work in jobs:

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Make what run_exported.py trained a checkpoint, which test-eval.py, colorize.py and train.py --start-from open.
 
-    python benchmarks/import_state.py FOLDER/meta.json FOLDER/trained.npz PREFIX
+python benchmarks/import_state.py FOLDER/meta.json FOLDER/trained.npz PREFIX
 """
 
 import argparse

@@ -63,9 +63,11 @@ def evaluate(model, tests, batch_size):
     measure = evaluation.measurer(model, [2.0, 5.0], [10.0, 10.0])
     _, sample = next(iter(pipeline.test_batches(tests, batch_size)))
     alone = {}
-    for part, work in (("network", lambda: model.predict_lab(color.luma(sample))),
-                       ("lab", lambda: measure(sample)[1]["metrics"].numpy()),
-                       ("decoding", lambda: [tests[i] for i in range(len(sample))])):
+    for part, work in (
+        ("network", lambda: model.predict_lab(color.luma(sample))),
+        ("lab", lambda: measure(sample)[1]["metrics"].numpy()),
+        ("decoding", lambda: [tests[i] for i in range(len(sample))]),
+    ):
         work()  # compiles
         alone[part] = min(_seconds(work) for _ in range(3)) / len(sample) * len(tests)
     alone["lab"] -= alone["network"]
@@ -119,15 +121,20 @@ def measure(own, folder):
     options = parse([*common, "--dataset-path", str(folder / "data")], "evaluate", DATASETS)
     devices.select(options.gpu_ids)  # before the first model
     model = prepared_model("places365", own.filters)
-    checkpoints.save(model.state(), model.config, folder / "runs" / "places365" / "CGAN_places365-0",
-                     {"dataset": "places365", "options": {}})
+    checkpoints.save(
+        model.state(), model.config, folder / "runs" / "places365" / "CGAN_places365-0", {"dataset": "places365", "options": {}}
+    )
     model, _ = checkpoints.load_for_inference(options)
     tests = DATASETS["places365"](folder / "data", "test")
     found = {"evaluate": (options.batch_size, *evaluate(model, tests, options.batch_size), len(tests))}
-    options = parse([*common, "--test-input", str(folder / "pictures"), "--test-output", str(folder / "results")],
-                    "colorize", DATASETS)
-    found["colorize"] = (options.batch_size, *colorize(
-        model, folder / "pictures", folder / "results", options.batch_size, own.size or model.size), own.colorized)
+    options = parse(
+        [*common, "--test-input", str(folder / "pictures"), "--test-output", str(folder / "results")], "colorize", DATASETS
+    )
+    found["colorize"] = (
+        options.batch_size,
+        *colorize(model, folder / "pictures", folder / "results", options.batch_size, own.size or model.size),
+        own.colorized,
+    )
     return found
 
 
@@ -138,11 +145,17 @@ def main(arguments=None):
     results = {"device": devices.describe(), "cores": os.cpu_count(), "filters": own.filters}
     for name, (batch_size, rate, spent, count) in found.items():
         total = sum(spent.values())
-        results[name] = {"images_per_s": rate, "batch_size": batch_size, "ms_per_image": 1000 / rate,
-                         "spent_ms": {part: took / count * 1000 for part, took in spent.items()},
-                         "shares": {part: took / total for part, took in spent.items()}}
-        print(f"{name}: {rate:.2f} images/s, {1000 / rate:.1f} ms an image; spent: " + ", ".join(
-            f"{part} {took / count * 1000:.1f} ms ({took / total:.0%})" for part, took in spent.items()))
+        results[name] = {
+            "images_per_s": rate,
+            "batch_size": batch_size,
+            "ms_per_image": 1000 / rate,
+            "spent_ms": {part: took / count * 1000 for part, took in spent.items()},
+            "shares": {part: took / total for part, took in spent.items()},
+        }
+        print(
+            f"{name}: {rate:.2f} images/s, {1000 / rate:.1f} ms an image; spent: "
+            + ", ".join(f"{part} {took / count * 1000:.1f} ms ({took / total:.0%})" for part, took in spent.items())
+        )
     return finish(results)
 
 

@@ -95,9 +95,14 @@ def rates(folder, paths, batch_size, rounds, seconds):
                 memory = max(memory, resident() - before)
             del iterator, batches
     best = {name: (max(rate for rate, _ in values), min(cpu for _, cpu in values)) for name, values in found.items()}
-    return {"images_per_s": best["ours"][0], "bare_images_per_s": best["bare"][0],
-            "ratio": best["ours"][0] / best["bare"][0], "cpu_us": best["ours"][1], "bare_cpu_us": best["bare"][1],
-            "memory_bytes": memory}
+    return {
+        "images_per_s": best["ours"][0],
+        "bare_images_per_s": best["bare"][0],
+        "ratio": best["ours"][0] / best["bare"][0],
+        "cpu_us": best["ours"][1],
+        "bare_cpu_us": best["bare"][1],
+        "memory_bytes": memory,
+    }
 
 
 def start(files, originals, folder):
@@ -118,7 +123,8 @@ def start(files, originals, folder):
         results |= {f"first_batch_s_{name}": float(moment) - began, f"train_peak_bytes_{name}": int(peak) * 1024}
     results["train_above_few_bytes"] = results["train_peak_bytes_listed"] - results["train_peak_bytes_few"]
     results["input_peak_bytes"], results["empty_peak_bytes"] = (
-        int(child(program + PEAK, tree)[-1].split()[1]) * 1024 for program in (INPUT, EMPTY))
+        int(child(program + PEAK, tree)[-1].split()[1]) * 1024 for program in (INPUT, EMPTY)
+    )
     results["input_above_empty_bytes"] = results["input_peak_bytes"] - results["empty_peak_bytes"]
     return results
 
@@ -146,18 +152,24 @@ def main(arguments=None):
         if options.files:
             results = start(options.files, paths, folder)
             mb = {key: value / 1e6 for key, value in results.items() if "bytes" in key}
-            print(f"train.py, from the command to the first batch: {results['first_batch_s_listed']:.1f} s with the list kept, "
-                  f"{results['first_batch_s_listing']:.1f} s without; "
-                  f"peak {mb['train_peak_bytes_listed']:.0f} MB with networks, {mb['train_above_few_bytes']:.0f} MB above "
-                  f"the same on {options.count:,} files")
-            print(f"input alone: peak {mb['input_peak_bytes']:.0f} MB, {mb['input_above_empty_bytes']:.0f} MB above "
-                  f"TensorFlow's {mb['empty_peak_bytes']:.0f} MB")
+            print(
+                f"train.py, from the command to the first batch: {results['first_batch_s_listed']:.1f} s with the list kept, "
+                f"{results['first_batch_s_listing']:.1f} s without; "
+                f"peak {mb['train_peak_bytes_listed']:.0f} MB with networks, {mb['train_above_few_bytes']:.0f} MB above "
+                f"the same on {options.count:,} files"
+            )
+            print(
+                f"input alone: peak {mb['input_peak_bytes']:.0f} MB, {mb['input_above_empty_bytes']:.0f} MB above "
+                f"TensorFlow's {mb['empty_peak_bytes']:.0f} MB"
+            )
         else:
             results = rates(folder, paths, options.batch_size, options.rounds, options.seconds)
             results["bytes_per_file"] = sum(path.stat().st_size for path in paths) / len(paths)
-            print(f"pipeline {results['images_per_s']:.0f} images/s ({results['cpu_us']:.0f} us of CPU each), bare decoding "
-                  f"{results['bare_images_per_s']:.0f} ({results['bare_cpu_us']:.0f} us): ratio {results['ratio']:.2f}; "
-                  f"{results['memory_bytes'] / 1e6:.0f} MB of memory, on {os.cpu_count()} cores")
+            print(
+                f"pipeline {results['images_per_s']:.0f} images/s ({results['cpu_us']:.0f} us of CPU each), bare decoding "
+                f"{results['bare_images_per_s']:.0f} ({results['bare_cpu_us']:.0f} us): ratio {results['ratio']:.2f}; "
+                f"{results['memory_bytes'] / 1e6:.0f} MB of memory, on {os.cpu_count()} cores"
+            )
     return finish({**results, "cores": os.cpu_count(), "batch_size": options.batch_size})
 
 

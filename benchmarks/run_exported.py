@@ -47,10 +47,11 @@ class Step:
 
     def __call__(self, images):
         """One iteration: updates the state, and returns the results by name, on the device."""
-        outputs = [shard[0] for shard in
-                   self.program.execute_sharded([images, *self.state]).disassemble_into_single_device_arrays()]
+        outputs = [
+            shard[0] for shard in self.program.execute_sharded([images, *self.state]).disassemble_into_single_device_arrays()
+        ]
         results = self.meta["results"]
-        for index, value in zip(self.meta["updates"], outputs[len(results):], strict=True):
+        for index, value in zip(self.meta["updates"], outputs[len(results) :], strict=True):
             self.state[index] = value
         return dict(zip(results, outputs))
 
@@ -74,7 +75,7 @@ def train(step, images, steps, seed):
     for number in range(1, steps + 1):
         if len(order) < step.batch_size:
             order = rng.permutation(len(images)).astype(np.int32)
-        index, order = order[:step.batch_size], order[step.batch_size:]
+        index, order = order[: step.batch_size], order[step.batch_size :]
         results = step(gather(images, jax.device_put(index)))
         if number == 1 or number % LOG_INTERVAL == 0 or number == steps:
             show(number, results)  # which waits for the device
@@ -114,7 +115,9 @@ def main():
     parser.add_argument("--peak", type=float, help="FLOP/s of a large matrix product on this device; prints the ratio to it")
     parser.add_argument("--train", type=Path, metavar="IMAGES", help="train on this .npy file of uint8 (M, S, S, 3)")
     parser.add_argument("--seed", type=int, default=1, help="of the order of the images")
-    parser.add_argument("--start", type=Path, metavar="FILE.npz", help="go on from what --save wrote, with this export's options")
+    parser.add_argument(
+        "--start", type=Path, metavar="FILE.npz", help="go on from what --save wrote, with this export's options"
+    )
     parser.add_argument("--save", type=Path, metavar="FILE.npz", help="where to write the state in the end")
     options = parser.parse_args()
 
@@ -134,9 +137,19 @@ def main():
     print(f"{rate:.1f} images/s, {flops / 1e12:.3f} TFLOP/s")
     if differences:
         print(f"largest relative difference to TensorFlow, of each iteration: {', '.join(f'{one:.2g}' for one in differences)}")
-    print(json.dumps({"device": jax.devices()[0].device_kind, "compile_s": round(step.compile_s, 1), "images_per_s": rate,
-                      "flops_per_s": flops, "ratio": flops / options.peak if options.peak else None, "differences": differences,
-                      **{name: step.meta["export"][name] for name in ("dataset", "precision", "batch_size", "filters")}}))
+    print(
+        json.dumps(
+            {
+                "device": jax.devices()[0].device_kind,
+                "compile_s": round(step.compile_s, 1),
+                "images_per_s": rate,
+                "flops_per_s": flops,
+                "ratio": flops / options.peak if options.peak else None,
+                "differences": differences,
+                **{name: step.meta["export"][name] for name in ("dataset", "precision", "batch_size", "filters")},
+            }
+        )
+    )
     return bool(differences) and not float(np.max(differences)) <= options.tolerance  # NaN if any is
 
 

@@ -59,6 +59,7 @@ def in_the_loop(arguments, step=None):
     class Marked(Model):
         """Notes when an iteration is handed out, and what the loop's thread has computed outside of it."""
 
+        @functools.wraps(Model.prepare_training)
         def prepare_training(self, *args, **kwargs):
             super().prepare_training(*args, **kwargs)
             bare, inside = step or self.train_step, 0.0
@@ -77,15 +78,18 @@ def in_the_loop(arguments, step=None):
         iterations = arguments.warm_up + (arguments.iterations if step is None else 1000)
         images = random_images(4 * arguments.batch_size, arguments.size)
         names = [str(i) for i in range(len(images))]
-        DATASETS["generated"] = type("Generated", (DATASETS["demo"],), {
-            "network": arguments.dataset, "size": arguments.size, "load": lambda *_: (images, names)})
-        words = {"dataset": "generated", "checkpoints-path": folder, "batch-size": arguments.batch_size, "seed": 1,
-                 "epochs": -(-iterations // 4), "precision": arguments.precision, "jit": arguments.jit,
-                 "gpu-ids": arguments.gpu_ids, "save": False, "sample": False, "validate": False,
-                 "filters": arguments.filters if step is None else 1}
+        DATASETS["generated"] = type(
+            "Generated",
+            (DATASETS["demo"],),
+            {"network": arguments.dataset, "size": arguments.size, "load": lambda *_: (images, names)},
+        )
+        command = ["--dataset=generated", f"--checkpoints-path={folder}", "--seed=1", f"--epochs={-(-iterations // 4)}"]
+        command += [f"--{name}=False" for name in ("save", "sample", "validate")]
+        command += [f"--filters={arguments.filters if step is None else 1}", f"--batch-size={arguments.batch_size}"]
+        command += [f"--precision={arguments.precision}", f"--jit={arguments.jit}", f"--gpu-ids={arguments.gpu_ids}"]
         before, training.Model = training.Model, Marked
         try:
-            training.run(options.parse([f"--{name}={value}" for name, value in words.items()], "train", DATASETS))
+            training.run(options.parse(command, "train", DATASETS))
         finally:
             training.Model = before
     (begin, busy), (end, busy_then) = marks[arguments.warm_up], marks[-1]
@@ -105,16 +109,25 @@ def read(arguments):
     parser.add_argument("--iterations", type=int, default=10, help="timed ones")
     parser.add_argument("--warm-up", type=int, default=3, help="iterations before")
     parser.add_argument("--matrix", type=int, default=4096, help="side of the matrices")
-    parser.add_argument("--matrix-precision", choices=["float32", "same"], default="float32",
-                        help="same: multiply matrices in the iteration's precision, not in float32")
+    parser.add_argument(
+        "--matrix-precision",
+        choices=["float32", "same"],
+        default="float32",
+        help="same: multiply matrices in the iteration's precision, not in float32",
+    )
     parser.add_argument("--loop", action="store_true", help="time the training loop as well")
     return parser.parse_args(arguments)
 
 
 def bare(arguments, strategy):
     """Times the iteration and matrix products -> the result, and the compiled iteration as a function without arguments."""
-    model = prepared_model(arguments.dataset, arguments.filters, devices.precision(arguments.precision),
-                           devices.jit(options.boolean_or_auto(arguments.jit), strategy), strategy=strategy)
+    model = prepared_model(
+        arguments.dataset,
+        arguments.filters,
+        devices.precision(arguments.precision),
+        devices.jit(options.boolean_or_auto(arguments.jit), strategy),
+        strategy=strategy,
+    )
     arguments.size, replicas = model.size, strategy.num_replicas_in_sync
     images = tf.constant(random_images(arguments.batch_size // replicas, model.size))
     if replicas > 1:
@@ -132,16 +145,30 @@ def bare(arguments, strategy):
     steps = seconds(step, arguments.iterations)
     products += seconds(product, 5)
     median = statistics.median(steps)
-    result = {"dataset": arguments.dataset, "precision": model.precision, "batch_size": arguments.batch_size,
-              "images_per_s": arguments.batch_size / median,
-              "flops_per_s": flops_per_image(model) * arguments.batch_size / median,
-              "matrix_flops_per_s": 2 * arguments.matrix ** 3 * replicas / statistics.median(products)}
+    result = {
+        "dataset": arguments.dataset,
+        "precision": model.precision,
+        "batch_size": arguments.batch_size,
+        "images_per_s": arguments.batch_size / median,
+        "flops_per_s": flops_per_image(model) * arguments.batch_size / median,
+        "matrix_flops_per_s": 2 * arguments.matrix**3 * replicas / statistics.median(products),
+    }
     result["ratio"] = result["flops_per_s"] / result["matrix_flops_per_s"]
-    return {**result, "device": devices.describe(), "replicas": replicas, "jit": model.jit, "tf32": arguments.tf32,
-            "matrix_precision": matrices, "gflop_per_image": flops_per_image(model) / 1e9,
-            "peak_memory_mb": peak_memory() / 1e6, "ms_per_iteration": 1e3 * median, "ms_mean": 1e3 * statistics.mean(steps),
-            "ms_least": 1e3 * min(steps), "ms_most": 1e3 * max(steps),
-            "first_iteration_s": warm_up[0] if warm_up else None}, step
+    return {
+        **result,
+        "device": devices.describe(),
+        "replicas": replicas,
+        "jit": model.jit,
+        "tf32": arguments.tf32,
+        "matrix_precision": matrices,
+        "gflop_per_image": flops_per_image(model) / 1e9,
+        "peak_memory_mb": peak_memory() / 1e6,
+        "ms_per_iteration": 1e3 * median,
+        "ms_mean": 1e3 * statistics.mean(steps),
+        "ms_least": 1e3 * min(steps),
+        "ms_most": 1e3 * max(steps),
+        "first_iteration_s": warm_up[0] if warm_up else None,
+    }, step
 
 
 def main(arguments=None):
@@ -149,18 +176,27 @@ def main(arguments=None):
     strategy = devices.select(options.gpu_ids(arguments.gpu_ids))
     tf.config.experimental.enable_tensor_float_32_execution(arguments.tf32)
     result, step = bare(arguments, strategy)
-    print(f"{arguments.dataset}, {result['precision']}, batches of {arguments.batch_size}, on {result['device']}: "
-          f"{result['images_per_s']:.1f} images/s, {result['flops_per_s'] / 1e9:.1f} GFLOP/s; a {result['matrix_precision']} "
-          f"matrix product {result['matrix_flops_per_s'] / 1e9:.1f} GFLOP/s; ratio {result['ratio']:.3f}", flush=True)
+    print(
+        f"{arguments.dataset}, {result['precision']}, batches of {arguments.batch_size}, on {result['device']}: "
+        f"{result['images_per_s']:.1f} images/s, {result['flops_per_s'] / 1e9:.1f} GFLOP/s; a {result['matrix_precision']} "
+        f"matrix product {result['matrix_flops_per_s'] / 1e9:.1f} GFLOP/s; ratio {result['ratio']:.3f}",
+        flush=True,
+    )
     if arguments.loop:
         whole, _ = in_the_loop(arguments)
         mean = result["ms_mean"] / 1e3  # as the loop's, for what the loop does besides does not fall on every iteration
         scalars = step()
         _, host = in_the_loop(arguments, lambda images: scalars)
-        result |= {"loop_ms_per_iteration": 1e3 * whole, "bare_ms_per_iteration": 1e3 * mean, "loop_share": whole / mean - 1,
-                   "host_ms_per_iteration": 1e3 * host}
-        print(f"In the training loop an iteration takes {1e3 * whole:.1f} ms on average, bare {1e3 * mean:.1f} "
-              f"({100 * result['loop_share']:+.1f}%); the loop keeps the host's thread busy for {1e3 * host:.2f} ms of it")
+        result |= {
+            "loop_ms_per_iteration": 1e3 * whole,
+            "bare_ms_per_iteration": 1e3 * mean,
+            "loop_share": whole / mean - 1,
+            "host_ms_per_iteration": 1e3 * host,
+        }
+        print(
+            f"In the training loop an iteration takes {1e3 * whole:.1f} ms on average, bare {1e3 * mean:.1f} "
+            f"({100 * result['loop_share']:+.1f}%); the loop keeps the host's thread busy for {1e3 * host:.2f} ms of it"
+        )
     return finish(result)
 
 

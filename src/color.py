@@ -15,15 +15,14 @@ LAB_OFFSET = np.float32([1, 0, 0])
 LAB_SCALE = np.float32([50, 110, 110])  # network range = Lab / LAB_SCALE - LAB_OFFSET
 
 # IEC 61966-2-1 (sRGB) and CIE 15 with the D65 white of the 2-degree observer, as scikit-image has them.
-XYZ_FROM_RGB = np.array([[0.412453, 0.357580, 0.180423],
-                         [0.212671, 0.715160, 0.072169],
-                         [0.019334, 0.119193, 0.950227]])
+XYZ_FROM_RGB = np.array([[0.412453, 0.357580, 0.180423], [0.212671, 0.715160, 0.072169], [0.019334, 0.119193, 0.950227]])
 WHITE = np.array([0.95047, 1.0, 1.08883])
 XYZ_OVER_WHITE = (XYZ_FROM_RGB / WHITE[:, None]).T.astype(np.float32)  # applied as rgb @ matrix
 RGB_FROM_XYZ_OVER_WHITE = np.linalg.inv(XYZ_FROM_RGB / WHITE[:, None]).T.astype(np.float32)
 
 
 # In TensorFlow. In every tf.where below both branches are differentiated, and 0 * inf would be NaN: pow gets a safe base.
+
 
 def rgb_to_lab(rgb):
     """float32 sRGB (..., 3) in 0..1 -> CIELAB (..., 3): L in 0..100, a and b in about -110..110."""
@@ -38,7 +37,7 @@ def lab_to_rgb(lab):
     lightness, a, b = tf.unstack(lab, axis=-1)
     y = (lightness + 16) / 116
     f = tf.stack([y + a / 500, y, tf.maximum(y - b / 200, 0)], axis=-1)
-    xyz = tf.where(f > 0.2068966, f ** 3, (f - 16 / 116) / 7.787)
+    xyz = tf.where(f > 0.2068966, f**3, (f - 16 / 116) / 7.787)
     linear = tf.tensordot(xyz, RGB_FROM_XYZ_OVER_WHITE, 1)
     rgb = tf.where(linear > 0.0031308, 1.055 * tf.maximum(linear, 0.0031308) ** (1 / 2.4) - 0.055, 12.92 * linear)
     return tf.clip_by_value(rgb, 0, 1)
@@ -80,11 +79,16 @@ def tables():
     """Of 65,536 equal steps: the root of Y in 0..1; light for roots in LOW..HIGH; the sRGB level (uint8) of light in 0..1.
     And R's, G's and B's share in Y by level (3, 256); X/Xn, Y, Z/Zn -> linear RGB (3, 3)."""
     y, root = np.linspace(0, 1, STEPS + 1), np.linspace(LOW, HIGH, STEPS + 1)
-    root_of = np.where(y > BEND ** 3, np.cbrt(y), y / (3 * BEND ** 2) + 4 / 29)
+    root_of = np.where(y > BEND**3, np.cbrt(y), y / (3 * BEND**2) + 4 / 29)
     level_of = np.searchsorted(_light_of_srgb((np.arange(255) + 0.5) / 255), y)
     share = XYZ_FROM_RGB[1][:, None] * _light_of_srgb(np.arange(256) / 255)
-    return (np.float32(root_of), np.float32(_light_of_root(root)), level_of.astype(np.uint8), np.float32(share),
-            np.float32(np.linalg.inv(XYZ_FROM_RGB) * NEUTRAL))
+    return (
+        np.float32(root_of),
+        np.float32(_light_of_root(root)),
+        level_of.astype(np.uint8),
+        np.float32(share),
+        np.float32(np.linalg.inv(XYZ_FROM_RGB) * NEUTRAL),
+    )
 
 
 def _light_of_srgb(srgb):
@@ -92,7 +96,7 @@ def _light_of_srgb(srgb):
 
 
 def _light_of_root(root):
-    return np.where(root > BEND, root ** 3, 3 * BEND ** 2 * (root - 4 / 29))
+    return np.where(root > BEND, root**3, 3 * BEND**2 * (root - 4 / 29))
 
 
 def step(values, low=0.0, high=1.0):
@@ -104,8 +108,7 @@ def roots(pixels):
     """uint8 sRGB (h, w, C), gray (C 1 or 2) or color (C 3 or 4; the last of 2 and 4 is alpha) -> roots of Y and Y itself,
     both float32 (h, w)."""
     root_of, _, _, share, _ = tables()
-    y = (share.sum(axis=0).take(pixels[..., 0]) if pixels.shape[2] < 3
-         else sum(share[i].take(pixels[..., i]) for i in range(3)))
+    y = share.sum(axis=0).take(pixels[..., 0]) if pixels.shape[2] < 3 else sum(share[i].take(pixels[..., i]) for i in range(3))
     return root_of.take(step(y)), y
 
 

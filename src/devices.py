@@ -26,8 +26,12 @@ def cluster():
             resolver = resolvers.TFConfigClusterResolver()
         elif int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
             # Ports by the job's number, since two may share a machine; which GPUs is for --gpu-ids to say.
-            resolver = resolvers.SlurmClusterResolver(port_base=20_000 + int(os.environ.get("SLURM_JOB_ID", 0)) % 10_000,
-                                                      gpus_per_node=1024, gpus_per_task=1, auto_set_gpu=False)
+            resolver = resolvers.SlurmClusterResolver(
+                port_base=20_000 + int(os.environ.get("SLURM_JOB_ID", 0)) % 10_000,
+                gpus_per_node=1024,
+                gpus_per_task=1,
+                auto_set_gpu=False,
+            )
         else:
             return None
         spec = resolver.cluster_spec()
@@ -44,8 +48,10 @@ def cluster():
         if not told and node not in (None, host):  # it sorts n10 before n2
             raise ValueError(f"TensorFlow takes {host} for worker {number}, which is on {node}; name the workers in TF_CONFIG")
     except (ValueError, TypeError, LookupError, AttributeError, RuntimeError) as error:
-        raise InputError(f"{'TF_CONFIG' if told else 'Slurm'} does not tell which of several workers this is ({error}); see "
-                         '"Several GPUs, several machines" in README.md') from error
+        raise InputError(
+            f"{'TF_CONFIG' if told else 'Slurm'} does not tell which of several workers this is ({error}); see "
+            '"Several GPUs, several machines" in README.md'
+        ) from error
     return {"cluster_spec": spec, "task_type": kind, "task_id": number}
 
 
@@ -70,8 +76,11 @@ def select(gpu_ids, deterministic=False, workers=None):
     for gpu in chosen:
         tf.config.experimental.set_memory_growth(gpu, True)  # the rest of the GPU stays free for others
         if _capability(gpu)[0] > _newest_built_for():
-            print(f"{gpu.name} has compute capability {'.'.join(map(str, _capability(gpu)))}, newer than this TensorFlow was "
-                  "built for: it may fail; see docs/gpu.md.", flush=True)
+            print(
+                f"{gpu.name} has compute capability {'.'.join(map(str, _capability(gpu)))}, newer than this TensorFlow was "
+                "built for: it may fail; see docs/gpu.md.",
+                flush=True,
+            )
     if deterministic:
         tf.config.experimental.enable_op_determinism()
         if not chosen:
@@ -91,8 +100,9 @@ def _connect(workers, gpus):
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     if handlers[signal.SIGINT] is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python cannot hear Ctrl-C while TensorFlow connects
-    strategy = tf.distribute.MultiWorkerMirroredStrategy(tf.distribute.cluster_resolver.SimpleClusterResolver(
-        **workers, num_accelerators={"GPU": gpus}, rpc_layer="grpc"))
+    strategy = tf.distribute.MultiWorkerMirroredStrategy(
+        tf.distribute.cluster_resolver.SimpleClusterResolver(**workers, num_accelerators={"GPU": gpus}, rpc_layer="grpc")
+    )
     for number, handler in handlers.items():
         signal.signal(number, handler)  # TensorFlow has one of its own in SIGTERM's place, which ignores it
     connected = True
@@ -106,15 +116,23 @@ def _wait_for_all(workers):
     """
     spec = workers["cluster_spec"]
     own = spec.task_address(workers["task_type"], workers["task_id"])
-    addresses = [(host.strip("[]"), int(port)) for job in spec.jobs for address in spec.job_tasks(job) if address != own
-                 for host, _, port in [address.rpartition(":")]]
+    addresses = [
+        (host.strip("[]"), int(port))
+        for job in spec.jobs
+        for address in spec.job_tasks(job)
+        if address != own
+        for host, _, port in [address.rpartition(":")]
+    ]
     both = socket.has_dualstack_ipv6()
     try:
-        listening = socket.create_server(("", int(own.rpartition(":")[2])), dualstack_ipv6=both,
-                                         family=socket.AF_INET6 if both else socket.AF_INET)
+        listening = socket.create_server(
+            ("", int(own.rpartition(":")[2])), dualstack_ipv6=both, family=socket.AF_INET6 if both else socket.AF_INET
+        )
     except OSError as error:
-        raise InputError(f"this worker's address {own} is not free on this machine ({error.strerror}); is another run using "
-                         "it? Choose another port, in TF_CONFIG on all workers") from error
+        raise InputError(
+            f"this worker's address {own} is not free on this machine ({error.strerror}); is another run using "
+            "it? Choose another port, in TF_CONFIG on all workers"
+        ) from error
     with listening:
         for address in addresses:
             while True:
@@ -141,8 +159,9 @@ def total(strategy, values):
 
 @functools.cache  # compiled once; run eagerly, it would leave a pool of threads behind when a worker is lost
 def _summing(strategy):
-    return tf.function(lambda values: tf.nest.map_structure(lambda value: strategy.reduce("SUM", value, axis=None), values),
-                       autograph=False)
+    return tf.function(
+        lambda values: tf.nest.map_structure(lambda value: strategy.reduce("SUM", value, axis=None), values), autograph=False
+    )
 
 
 def from_chief(strategy, values):
@@ -164,8 +183,10 @@ def lost_workers_told():
         # XLA without its compiler says Unavailable as well.
         if not (lost or (isinstance(error, tf.errors.UnavailableError) and not explained(error))):
             raise
-        raise InputError("another worker has ended or cannot be reached, and training needs all; that worker's own messages "
-                         "may say why. The same commands, on all workers, go on from the last save") from error
+        raise InputError(
+            "another worker has ended or cannot be reached, and training needs all; that worker's own messages "
+            "may say why. The same commands, on all workers, go on from the last save"
+        ) from error
 
 
 # What the GPU's libraries say when something is missing -> what to do.
@@ -240,7 +261,9 @@ def jit(wish, strategy):
 
 def describe(strategy=None):
     """The devices' names for people, such as "NVIDIA H200", "CPU" or "2 workers with CPU"."""
-    names = [tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name)
-             for gpu in tf.config.get_visible_devices("GPU")]
+    names = [
+        tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name)
+        for gpu in tf.config.get_visible_devices("GPU")
+    ]
     workers = strategy.num_replicas_in_sync // max(1, len(names)) if strategy else 1
     return (f"{workers} workers with " if workers > 1 else "") + (", ".join(names) or "CPU")

@@ -23,7 +23,7 @@ OPSET = 18  # the newest that tf2onnx is tested with
 def run(options):
     """Exports the checkpoint that the options name into options.output. Returns 0. InputError, before anything is written, if
     it cannot, or if there is something already."""
-    output, wanted = options.output, [SAVED_MODEL, ONNX][:1 + options.onnx]
+    output, wanted = options.output, [SAVED_MODEL, ONNX][: 1 + options.onnx]
     if options.onnx:
         _require_onnx()
     there = [str(output / name) for name in wanted if (output / name).exists()]
@@ -48,8 +48,10 @@ def run(options):
 def _require_onnx():
     missing = [name for name in ("tf2onnx", "onnx", "onnxruntime") if not importlib.util.find_spec(name)]
     if missing:
-        raise InputError(f"ONNX needs {' and '.join(missing)}: pip install -r requirements-export.txt; with --onnx False only "
-                         "the SavedModel is written, which needs nothing more")
+        raise InputError(
+            f"ONNX needs {' and '.join(missing)}: pip install -r requirements-export.txt; with --onnx False only "
+            "the SavedModel is written, which needs nothing more"
+        )
 
 
 def to_saved_model(model, folder):
@@ -103,6 +105,8 @@ def _check(model, exported):
         images = random.integers(0, 256, shape, np.uint8)
         difference = max(difference, int(np.abs(exported(images).astype(int) - model.colorize(images)).max()))
     if difference > 1:
-        raise InputError(f"what was exported gives colors that differ by {difference} levels from this program's own: this "
-                         "version of TensorFlow or tf2onnx exports it wrongly")
+        raise InputError(
+            f"what was exported gives colors that differ by {difference} levels from this program's own: this "
+            "version of TensorFlow or tf2onnx exports it wrongly"
+        )
     return difference

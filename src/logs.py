@@ -102,7 +102,7 @@ def draw(folder, window, path):
             width = max(1, min(window, len(train["step"]) // 4))  # a short run's curve shall still be one
             if len(train["step"]) and column in train:
                 smooth = np.convolve(train[column], np.ones(width) / width, "valid")
-                axes.plot(train["step"][width - 1:], smooth, color=f"C{2 * i}", label=f"{column}, training")
+                axes.plot(train["step"][width - 1 :], smooth, color=f"C{2 * i}", label=f"{column}, training")
             if len(test["step"]) and column in test:
                 axes.plot(test["step"], test[column], "o-", color=f"C{2 * i + 1}", markersize=3, label=f"{column}, test")
         axes.set(title=", ".join(columns), xlabel="iteration")

@@ -32,12 +32,11 @@ def ssim(truth, output):
     means = tf.nn.avg_pool2d(tf.nn.avg_pool2d(planes, [7, 1], 1, "VALID"), [1, 7], 1, "VALID")
     mean_x, mean_y, mean_xx, mean_yy, mean_xy = tf.split(means, 5, -1)
     sample = 49 / 48
-    variances = sample * (mean_xx - mean_x ** 2 + mean_yy - mean_y ** 2)
+    variances = sample * (mean_xx - mean_x**2 + mean_yy - mean_y**2)
     covariance = sample * (mean_xy - mean_x * mean_y)
     mean_x, mean_y = mean_x + 127.5, mean_y + 127.5
     c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
-    similarity = ((2 * mean_x * mean_y + c1) * (2 * covariance + c2)
-                  / ((mean_x ** 2 + mean_y ** 2 + c1) * (variances + c2)))
+    similarity = (2 * mean_x * mean_y + c1) * (2 * covariance + c2) / ((mean_x**2 + mean_y**2 + c1) * (variances + c2))
     return tf.reduce_mean(similarity, (1, 2, 3))
 
 
@@ -47,4 +46,4 @@ def colorfulness(images):
     red_green, yellow_blue = red - green, (red + green) / 2 - blue
     mean_rg, variance_rg = tf.nn.moments(red_green, (1, 2))
     mean_yb, variance_yb = tf.nn.moments(yellow_blue, (1, 2))
-    return tf.sqrt(variance_rg + variance_yb) + 0.3 * tf.sqrt(mean_rg ** 2 + mean_yb ** 2)
+    return tf.sqrt(variance_rg + variance_yb) + 0.3 * tf.sqrt(mean_rg**2 + mean_yb**2)

@@ -16,9 +16,17 @@ class Adam(keras.optimizers.Adam):
         m, v = (slots[self._get_variable_index(variable)].value for slots in (self._momentums, self._velocities))
         count = tf.cast(self.iterations + 1, tf.float32)
         tf.raw_ops.ResourceApplyAdam(
-            var=variable.handle, m=m.handle, v=v.handle, grad=tf.cast(gradient, tf.float32),
-            beta1_power=tf.constant(self.beta_1) ** count, beta2_power=tf.constant(self.beta_2) ** count,
-            lr=tf.cast(learning_rate, tf.float32), beta1=self.beta_1, beta2=self.beta_2, epsilon=self.epsilon)
+            var=variable.handle,
+            m=m.handle,
+            v=v.handle,
+            grad=tf.cast(gradient, tf.float32),
+            beta1_power=tf.constant(self.beta_1) ** count,
+            beta2_power=tf.constant(self.beta_2) ** count,
+            lr=tf.cast(learning_rate, tf.float32),
+            beta1=self.beta_1,
+            beta2=self.beta_2,
+            epsilon=self.epsilon,
+        )
 
 
 class LossScale(keras.optimizers.LossScaleOptimizer):
@@ -51,11 +59,13 @@ class Model:
         self.deterministic = deterministic
         keras.utils.set_random_seed(seed)  # the initializers draw from it
         with self.strategy.scope():
-            self.step = tf.Variable(0, dtype=tf.int64, trainable=False,
-                                    aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA)  # discriminator updates
+            self.step = tf.Variable(
+                0, dtype=tf.int64, trainable=False, aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA
+            )  # discriminator updates
             self.generator = self._network(networks.Generator, config.architecture)
             self.discriminator = config.discriminator and self._network(
-                networks.Discriminator, config.architecture.discriminators[config.discriminator])
+                networks.Discriminator, config.architecture.discriminators[config.discriminator]
+            )
         self.averaged_generator = None  # of the moving average of the generator's weights, if training keeps one
         luma, pixels = (tf.TensorSpec((None, None, None, None), dtype) for dtype in (tf.float32, tf.uint8))
         self.generate = tf.function(self._generate, input_signature=[luma], jit_compile=jit, autograph=False)
@@ -69,8 +79,20 @@ class Model:
 
     # Training
 
-    def prepare_training(self, lr=3e-4, lr_decay_rate=0.1, lr_decay_steps=5e5, beta1=0.0, l1_weight=100.0,
-                         label_smoothing=False, acc_thresh=2.0, dis_lr_factor=1.0, augment=True, ema=0.0, crop_scale=1.0):
+    def prepare_training(
+        self,
+        lr=3e-4,
+        lr_decay_rate=0.1,
+        lr_decay_steps=5e5,
+        beta1=0.0,
+        l1_weight=100.0,
+        label_smoothing=False,
+        acc_thresh=2.0,
+        dis_lr_factor=1.0,
+        augment=True,
+        ema=0.0,
+        crop_scale=1.0,
+    ):
         """Makes the optimizers and compiles `train_step`: uint8 RGB (n, S, S, 3) -> dict of scalar losses and accuracy (%).
 
         dis_lr_factor: the discriminator's learning rate over the generator's (two time scales: Heusel et al. 2017).
@@ -80,17 +102,15 @@ class Model:
             which then serve at inference; 0: none, as in the original.
         """
         if self.discriminator is None:
-            raise ValueError("these networks have no discriminator, which training needs; make a Model of the same "
-                             'NetworkConfig with discriminator="deep" and give it these weights')
+            raise ValueError(
+                "these networks have no discriminator, which training needs; make a Model of the same "
+                'NetworkConfig with discriminator="deep" and give it these weights'
+            )
         self.lr, self.lr_decay_rate, self.lr_decay_steps = lr, lr_decay_rate, lr_decay_steps
         self.l1_weight, self.label_smoothing, self.acc_thresh = l1_weight, label_smoothing, acc_thresh
         with self.strategy.scope():
             for network, factor in ((self.generator, 1.0), (self.discriminator, dis_lr_factor)):
-                optimizer = Adam(functools.partial(self.learning_rate, factor), beta_1=beta1, beta_2=0.999, epsilon=1e-8)
-                if self.precision == "float16":  # its gradients underflow; bfloat16 has float32's range
-                    optimizer = LossScale(optimizer)
-                optimizer.build(network.trainable_variables)
-                self.optimizers[network.name] = optimizer
+                self.optimizers[network.name] = self._optimizer(network, factor, beta1)
             if ema:
                 self.averaged_generator = self._network(networks.Generator, self.config.architecture)
                 self.restart_average()
@@ -108,6 +128,13 @@ class Model:
             return losses
 
         self.train_step = tf.function(train_step, autograph=False)
+
+    def _optimizer(self, network, factor, beta1):
+        optimizer = Adam(functools.partial(self.learning_rate, factor), beta_1=beta1, beta_2=0.999, epsilon=1e-8)
+        if self.precision == "float16":  # its gradients underflow; bfloat16 has float32's range
+            optimizer = LossScale(optimizer)
+        optimizer.build(network.trainable_variables)
+        return optimizer
 
     def train(self, batches):
         """The training loop: one iteration for each batch of uint8 RGB images, (n, S, S, 3), which may be endless.
@@ -167,9 +194,10 @@ class Model:
     def _draws(self, n, shape, key):
         """Uniform in 0..1, for this replica's n images."""
         replica = tf.distribute.get_replica_context()
-        draws = tf.random.stateless_uniform([replica.num_replicas_in_sync * n, *shape],
-                                            tf.stack([tf.constant(self.seed, tf.int64), key]))
-        return draws[replica.replica_id_in_sync_group * n:][:n]
+        draws = tf.random.stateless_uniform(
+            [replica.num_replicas_in_sync * n, *shape], tf.stack([tf.constant(self.seed, tf.int64), key])
+        )
+        return draws[replica.replica_id_in_sync_group * n :][:n]
 
     def iteration(self, gray, target):
         """One training iteration: one discriminator update, then two generator updates.
@@ -180,8 +208,9 @@ class Model:
             update and the generator's before its second, and `acc`, the accuracy in percent.
         """
         replica = tf.distribute.get_replica_context()
-        first, second = (tf.stack([self.seed + tf.cast(replica.replica_id_in_sync_group, tf.int64), 8 * self.step + draw])
-                         for draw in (0, 4))  # keys of dropout: a function of the step, so that a resumed run repeats them
+        first, second = (
+            tf.stack([self.seed + tf.cast(replica.replica_id_in_sync_group, tf.int64), 8 * self.step + draw]) for draw in (0, 4)
+        )  # keys of dropout: a function of the step, so that a resumed run repeats them
         of_generator, of_discriminator = [], []  # the batch statistics that the moving ones shall follow
 
         def recording(statistics):
@@ -269,7 +298,7 @@ class Model:
             place = (tf.range(side + extra) - first[-1] + 2 * side * self.stride) % (2 * side)
             luma = tf.gather(luma, tf.minimum(place, 2 * side - 1 - place), axis=axis)  # there and back, over and over
         lab = (generate or self.generate)(luma)
-        lab = lab[:, first[0]:first[0] + sides[0], first[1]:first[1] + sides[1]]
+        lab = lab[:, first[0] : first[0] + sides[0], first[1] : first[1] + sides[1]]
         return color.to_uint8(color.lab_to_rgb(lab))
 
     def colorize_photo(self, photo):
@@ -294,8 +323,10 @@ class Model:
             return self.to_lab(fake), {"lossG_l1": l1_weight * losses.l1_loss(target, fake)}
         real_logits = self.discriminator(gray, target, normalize=self.inference_statistics)
         fake_logits = self.discriminator(gray, fake, normalize=self.inference_statistics)
-        return self.to_lab(fake), {**losses.discriminator_loss(real_logits, fake_logits, label_smoothing),
-                                   **losses.generator_loss(fake_logits, target, fake, l1_weight)}
+        return self.to_lab(fake), {
+            **losses.discriminator_loss(real_logits, fake_logits, label_smoothing),
+            **losses.generator_loss(fake_logits, target, fake, l1_weight),
+        }
 
     # State
 
@@ -335,8 +366,13 @@ def _check(what, images, dtype, channels, side=1, why=None):
     multiples of `side`, or with `why` are `side`."""
     shape, found = getattr(images, "shape", None), getattr(getattr(images, "dtype", None), "name", None)
     shape = None if shape is None else tuple(shape)
-    fits = shape is not None and len(shape) == 4 and shape[3] in channels and found == dtype and all(
-        length is None or (length == side if why else length > 0 and length % side == 0) for length in shape[1:3])
+    fits = (
+        shape is not None
+        and len(shape) == 4
+        and shape[3] in channels
+        and found == dtype
+        and all(length is None or (length == side if why else length > 0 and length % side == 0) for length in shape[1:3])
+    )
     if not fits:
         sides = f"H = W = {side}, {why}" if why else f"H and W multiples of {side}" if side > 1 else "H and W of any size"
         given = f"{found} {shape}" if shape is not None else f"a {type(images).__name__}"

@@ -21,10 +21,28 @@ os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 
 # Longest first, so that of several workers none waits for another's last file.
-LONGEST = ("test_signals", "test_workers", "test_training", "test_parity", "test_model", "test_turing", "test_evaluation",
-           "test_checkpoints", "test_unusable_files", "test_reliability", "test_export", "test_calibration",
-           "test_colorization", "test_window", "test_web", "test_weights", "test_export_step", "test_gpu", "test_notebook",
-           "test_python_docs")
+LONGEST = (
+    "test_signals",
+    "test_workers",
+    "test_training",
+    "test_parity",
+    "test_model",
+    "test_turing",
+    "test_evaluation",
+    "test_checkpoints",
+    "test_unusable_files",
+    "test_reliability",
+    "test_export",
+    "test_calibration",
+    "test_colorization",
+    "test_window",
+    "test_web",
+    "test_weights",
+    "test_export_step",
+    "test_gpu",
+    "test_notebook",
+    "test_python_docs",
+)
 
 
 def pytest_configure(config):
@@ -39,8 +57,13 @@ def pytest_collection_modifyitems(items):
 
 def run(script, *arguments):
     """Runs e.g. run("train.py", "--dataset", "demo") -> its exit code, stdout and stderr (an object of these names)."""
-    mode = {"train.py": "train", "test-eval.py": "evaluate", "test-turing.py": "turing", "colorize.py": "colorize",
-            "export.py": "export"}
+    mode = {
+        "train.py": "train",
+        "test-eval.py": "evaluate",
+        "test-turing.py": "turing",
+        "colorize.py": "colorize",
+        "export.py": "export",
+    }
     stdout, stderr, name = io.StringIO(), io.StringIO(), sys.argv[0]
     sys.argv[0] = script
     try:

@@ -35,11 +35,16 @@ class Server:
     def __init__(self):
         ctypes.CDLL(None).prctl(ADOPT_ORPHANS, 1, 0, 0, 0)
         self.link, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        environment = {name: value for name, value in os.environ.items()
-                       if name not in ("TF_CPP_MIN_LOG_LEVEL", "MPLBACKEND")}  # they are for each program to choose
+        environment = {
+            name: value for name, value in os.environ.items() if name not in ("TF_CPP_MIN_LOG_LEVEL", "MPLBACKEND")
+        }  # they are for each program to choose
         environment |= {**PATH, "OPENBLAS_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "-1"}  # no driver survives a fork
-        self.process = subprocess.Popen([sys.executable, "-c", f"import forks; forks.serve({theirs.fileno()})"],
-                                        env=environment, cwd=ROOT, pass_fds=[theirs.fileno()])
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", f"import forks; forks.serve({theirs.fileno()})"],
+            env=environment,
+            cwd=ROOT,
+            pass_fds=[theirs.fileno()],
+        )
         theirs.close()
         self.single, self.lock = self.link.recv(100) == b"1", threading.Lock()
 
@@ -81,8 +86,9 @@ class Program(subprocess.Popen):
         self.fork, words = fork and server().single, [*map(str, words)]  # not where TensorFlow's import starts threads
         if not self.fork:
             words = ["-c", "import sys, forks; forks.run(sys.argv[1:])", *words]
-        super().__init__([sys.executable, *words], cwd=ROOT, text=text, env={**(os.environ if env is None else env), **PATH},
-                         **more)
+        super().__init__(
+            [sys.executable, *words], cwd=ROOT, text=text, env={**(os.environ if env is None else env), **PATH}, **more
+        )
 
     def _execute_child(self, args, *more):
         """Popen's own forks and executes; this one asks the server. It is no public method, but has long been the same."""
@@ -143,8 +149,7 @@ def become(words, environment, streams):
         for place, stream in enumerate(streams):
             os.dup2(stream, place)
             os.close(stream)
-        sys.stdin, sys.stdout, sys.stderr = (
-            open(i, "w" if i else "r", buffering=1, closefd=False) for i in range(3))  # noqa: SIM115
+        sys.stdin, sys.stdout, sys.stderr = (open(i, "w" if i else "r", buffering=1, closefd=False) for i in range(3))  # noqa: SIM115
         os.environ.clear()
         os.environ.update(environment)
         importlib.reload(sys.modules["src.backend"])  # which sets how much TensorFlow says

@@ -8,8 +8,16 @@ import numpy as np
 from PIL import Image
 
 SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 7: 1}
-UPRIGHT = {1: lambda a: a, 2: lambda a: a[:, ::-1], 3: lambda a: a[::-1, ::-1], 4: lambda a: a[::-1],
-           5: lambda a: a.swapaxes(0, 1), 6: lambda a: np.rot90(a, -1), 7: lambda a: a[::-1, ::-1].swapaxes(0, 1), 8: np.rot90}
+UPRIGHT = {
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.swapaxes(0, 1),
+    6: lambda a: np.rot90(a, -1),
+    7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
+    8: np.rot90,
+}
 STORED = {**UPRIGHT, 6: np.rot90, 8: lambda a: np.rot90(a, -1)}  # how a camera held so stores the scene
 
 
@@ -21,8 +29,13 @@ def png(samples, color_type, bits=16, extra=()):
     """PNG bytes of samples (H,W,C), big-endian 16-bit ones: Pillow writes only gray ones. `extra`: chunks behind IHDR."""
     rows = b"".join(b"\0" + row.astype(">u2" if bits == 16 else np.uint8).tobytes() for row in samples)
     header = struct.pack(">IIBBBBB", samples.shape[1], samples.shape[0], bits, color_type, 0, 0, 0)
-    return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + b"".join(extra) + chunk(b"IDAT", zlib.compress(rows))
-            + chunk(b"IEND", b""))
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + b"".join(extra)
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
 
 
 def with_chunks(contents, *chunks):
@@ -35,7 +48,7 @@ def png_chunks(contents):
     found, at = [], 8
     while at < len(contents):
         length, name = struct.unpack_from(">I4s", contents, at)
-        data = contents[at + 8:at + 8 + length]
+        data = contents[at + 8 : at + 8 + length]
         assert struct.unpack_from(">I", contents, at + 8 + length)[0] == zlib.crc32(name + data)
         found.append((name, data))
         at += 12 + length
@@ -48,15 +61,16 @@ def riff_chunks(contents):
     assert struct.unpack_from("<I", contents, 4)[0] == len(contents) - 8
     while at < len(contents):
         name, length = struct.unpack_from("<4sI", contents, at)
-        found[name] = contents[at + 8:at + 8 + length]
+        found[name] = contents[at + 8 : at + 8 + length]
         at += 8 + length + length % 2
     return found
 
 
 def riff(chunks):
     """A WebP's bytes of {name: data}."""
-    body = b"WEBP" + b"".join(name + struct.pack("<I", len(data)) + data + b"\0" * (len(data) % 2)
-                              for name, data in chunks.items())
+    body = b"WEBP" + b"".join(
+        name + struct.pack("<I", len(data)) + data + b"\0" * (len(data) % 2) for name, data in chunks.items()
+    )
     return b"RIFF" + struct.pack("<I", len(body)) + body
 
 
@@ -74,7 +88,7 @@ def jpeg_segments(contents):
     found, at = [], 2
     while contents[at + 1] != 0xDA:
         length = struct.unpack_from(">H", contents, at + 2)[0]
-        found.append((contents[at + 1], contents[at + 4:at + 2 + length]))
+        found.append((contents[at + 1], contents[at + 4 : at + 2 + length]))
         at += 2 + length
     return found
 
@@ -89,7 +103,7 @@ def directory(tags, at, order="<", following=0):
         elif kind == 5:
             data = b"".join(struct.pack(order + "II", *pair) for pair in given)
         else:
-            data = struct.pack(f"{order}{len(given)}{ {1: 'B', 3: 'H', 4: 'I'}[kind]}", *given)
+            data = struct.pack(f"{order}{len(given)}{ {1: 'B', 3: 'H', 4: 'I'}[kind] }", *given)
         table += struct.pack(order + "HHI", tag, kind, len(data) // SIZES[kind])
         table += data.ljust(4, b"\0") if len(data) <= 4 else struct.pack(order + "I", end + len(values))
         values += data if len(data) > 4 else b""
@@ -125,9 +139,16 @@ def tiff(shape, bits, photometric, strips, order="<", **more):
         offsets.append(8 + len(data))
         data += strip + b"\0" * (len(strip) % 2)
     tiled = "t322" in more
-    tags = {256: (4, width), 257: (4, height), 258: (3, [bits] * channels), 259: (3, 1), 262: (3, photometric),
-            277: (3, channels), (324 if tiled else 273): (4, offsets),
-            (325 if tiled else 279): (4, [len(strip) for strip in strips])}
+    tags = {
+        256: (4, width),
+        257: (4, height),
+        258: (3, [bits] * channels),
+        259: (3, 1),
+        262: (3, photometric),
+        277: (3, channels),
+        (324 if tiled else 273): (4, offsets),
+        (325 if tiled else 279): (4, [len(strip) for strip in strips]),
+    }
     tags |= {int(name[1:]): value for name, value in more.items()}
     return head(order, 8 + len(data)) + data + directory(tags, 8 + len(data), order)
 
@@ -145,8 +166,11 @@ def icc(space, tags):
         table += struct.pack(">4sII", name, start + len(values), len(data))
         values += data.ljust(-(-len(data) // 4) * 4, b"\0")
     start = struct.pack(">I4sI4s4s4s", start + len(values), b"\0" * 4, 0x02400000, b"mntr", space, b"XYZ ")
-    return (start + b"\0" * 12 + b"acsp").ljust(68, b"\0") + struct.pack(">iii", 0xF6D6, 0x10000, 0xD32D).ljust(60, b"\0") + (
-        table + values)
+    return (
+        (start + b"\0" * 12 + b"acsp").ljust(68, b"\0")
+        + struct.pack(">iii", 0xF6D6, 0x10000, 0xD32D).ljust(60, b"\0")
+        + (table + values)
+    )
 
 
 def _xyz(*values):
@@ -168,8 +192,14 @@ def gray_profile(gamma):
 
 def rgb_profile(primaries, gamma):
     names = zip((b"rXYZ", b"gXYZ", b"bXYZ"), primaries)
-    return icc(b"RGB ", {b"wtpt": _xyz(*WHITE), **{name: _xyz(*xyz) for name, xyz in names},
-                         **{name: _curve(gamma) for name in (b"rTRC", b"gTRC", b"bTRC")}})
+    return icc(
+        b"RGB ",
+        {
+            b"wtpt": _xyz(*WHITE),
+            **{name: _xyz(*xyz) for name, xyz in names},
+            **{name: _curve(gamma) for name in (b"rTRC", b"gTRC", b"bTRC")},
+        },
+    )
 
 
 def to_srgb(levels, primaries, gamma):

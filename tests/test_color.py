@@ -10,8 +10,13 @@ import tensorflow as tf
 from src import color
 
 GRAYS = np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, 1)
-COLORS = np.concatenate([GRAYS, np.random.default_rng(0).integers(0, 256, (20_000, 3)).astype(np.uint8),
-                         np.array(np.meshgrid([0, 255], [0, 255], [0, 255])).reshape(3, -1).T.astype(np.uint8)])[None]
+COLORS = np.concatenate(
+    [
+        GRAYS,
+        np.random.default_rng(0).integers(0, 256, (20_000, 3)).astype(np.uint8),
+        np.array(np.meshgrid([0, 255], [0, 255], [0, 255])).reshape(3, -1).T.astype(np.uint8),
+    ]
+)[None]
 
 
 def test_lab_is_scikit_images():
@@ -28,9 +33,13 @@ def test_any_lab_becomes_the_rgb_of_scikit_image():
     np.testing.assert_allclose(color.lab_to_rgb(lab), expected, atol=1e-3)
 
 
-@pytest.mark.parametrize("convert, values", [
-    (color.rgb_to_lab, [[0, 0, 0], [1, 1, 1], [0.04045, 0.5, 0], [1e-8, 0, 1]]),
-    (color.lab_to_rgb, [[0, 0, 0], [100, 0, 0], [50, 110, -110], [8, 0, 0], [0, 0, 110]])])
+@pytest.mark.parametrize(
+    "convert, values",
+    [
+        (color.rgb_to_lab, [[0, 0, 0], [1, 1, 1], [0.04045, 0.5, 0], [1e-8, 0, 1]]),
+        (color.lab_to_rgb, [[0, 0, 0], [100, 0, 0], [50, 110, -110], [8, 0, 0], [0, 0, 110]]),
+    ],
+)
 def test_gradients_are_finite(convert, values):
     points = tf.constant(values, tf.float32)
     with tf.GradientTape() as tape:
@@ -64,6 +73,7 @@ def test_luma():
 
 
 # Tables
+
 
 def tables_rgb(lightness, a, b):
     return np.stack(color.lab_to_levels((lightness + 16) / 116, a, b), -1)

@@ -39,10 +39,15 @@ def test_no_sum_of_an_iteration_varies_in_its_order(precision):
 
 def cases():
     """All (network, precision, filters, batch size) that two processes compute side by side in a minute or so."""
-    return [(network, precision, filters, batch_size) for network, images in (("cifar10", 110), ("places365", 12))
-            for precision in ("float32", "bfloat16") for filters in (2, 16, 64) for batch_size in (1, 7, 64, 173, 1732)
-            # Of the widest networks so many images; of narrow ones their maps' memory is the limit.
-            if batch_size * filters ** 2 <= images * 64 ** 2 and batch_size * SIZES[network] ** 2 < 2 ** 22]
+    return [
+        (network, precision, filters, batch_size)
+        for network, images in (("cifar10", 110), ("places365", 12))
+        for precision in ("float32", "bfloat16")
+        for filters in (2, 16, 64)
+        for batch_size in (1, 7, 64, 173, 1732)
+        # Of the widest networks so many images; of narrow ones their maps' memory is the limit.
+        if batch_size * filters**2 <= images * 64**2 and batch_size * SIZES[network] ** 2 < 2**22
+    ]
 
 
 def picture(seed, size):
@@ -53,15 +58,46 @@ def picture(seed, size):
 
 def train(folder, network, precision, filters, batch_size):
     """Two iterations, or some more of single images, in a process of its own. Returns the last checkpoint's tensors and log."""
-    line = ("--dataset", "folder", "--dataset-path", folder.parent / network, "--network", network,
-            "--image-size", SIZES[network], "--precision", precision, "--filters", filters, "--batch-size", batch_size,
-            "--epochs", max(1, 2 * batch_size // IMAGES), "--deterministic", True, "--seed", 5, "--gpu-ids", -1,
-            "--log-interval", 1, "--sample", False, "--validate", False, "--ema", 0.9, "--checkpoints-path", folder)
+    line = (
+        "--dataset",
+        "folder",
+        "--dataset-path",
+        folder.parent / network,
+        "--network",
+        network,
+        "--image-size",
+        SIZES[network],
+        "--precision",
+        precision,
+        "--filters",
+        filters,
+        "--batch-size",
+        batch_size,
+        "--epochs",
+        max(1, 2 * batch_size // IMAGES),
+        "--deterministic",
+        True,
+        "--seed",
+        5,
+        "--gpu-ids",
+        -1,
+        "--log-interval",
+        1,
+        "--sample",
+        False,
+        "--validate",
+        False,
+        "--ema",
+        0.9,
+        "--checkpoints-path",
+        folder,
+    )
     done = subprocess.run([sys.executable, "train.py", *map(str, line)], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     prefix = checkpoints.candidates(folder / "folder", "CGAN", "folder")[0]
     return {name: value for name, value in checkpoints.read(prefix).items() if name != "record"}, (
-        folder / "folder" / "log_train.dat").read_text()
+        folder / "folder" / "log_train.dat"
+    ).read_text()
 
 
 @pytest.mark.torture

@@ -107,8 +107,9 @@ def test_a_gpu_newer_than_tensorflow_is_told_and_not_compiled_for(capability, co
     monkeypatch.setattr(config, "set_visible_devices", lambda chosen, kind: None)
     monkeypatch.setattr(config.experimental, "set_memory_growth", lambda gpu, enable: None)
     monkeypatch.setattr(config.experimental, "get_device_details", lambda gpu: {"compute_capability": capability})
-    monkeypatch.setattr(devices.tf.sysconfig, "get_build_info",
-                        lambda: {"cuda_compute_capabilities": ["sm_60", "sm_89", "compute_90"]})
+    monkeypatch.setattr(
+        devices.tf.sysconfig, "get_build_info", lambda: {"cuda_compute_capabilities": ["sm_60", "sm_89", "compute_90"]}
+    )
     strategy = devices.select([0])
     assert devices.jit("auto", strategy) is compiled and devices.jit(True, strategy) is True
     assert devices.precision("auto") == ("bfloat16" if capability[0] >= 8 else "float32")
@@ -122,6 +123,7 @@ def test_what_the_gpus_libraries_say_becomes_a_message(cli, monkeypatch, tmp_pat
     def fail(error):
         def select(*_):
             raise error
+
         monkeypatch.setattr(devices, "select", select)
         return cli("train.py", "--dataset", "demo", "--checkpoints-path", tmp_path)
 
@@ -135,9 +137,15 @@ def test_what_the_gpus_libraries_say_becomes_a_message(cli, monkeypatch, tmp_pat
     assert all(words in page for words in devices.GPU_FAULTS)
 
 
-@pytest.mark.parametrize("flags, inference, expected", [
-    ("fma avx512_bf16", True, "bfloat16"), ("fma amx_bf16", True, "bfloat16"), ("fma avx512f", True, "float32"),
-    ("fma avx512_bf16", False, "float32")])
+@pytest.mark.parametrize(
+    "flags, inference, expected",
+    [
+        ("fma avx512_bf16", True, "bfloat16"),
+        ("fma amx_bf16", True, "bfloat16"),
+        ("fma avx512f", True, "float32"),
+        ("fma avx512_bf16", False, "float32"),
+    ],
+)
 def test_cpus_with_bfloat16_use_it_at_inference(monkeypatch, flags, inference, expected):
     monkeypatch.setattr("builtins.open", lambda *_: io.StringIO(f"processor : 0\nflags : {flags}\n"))
     assert devices.precision("auto", inference) == expected

@@ -11,8 +11,9 @@ from src.checkpoints import save
 from src.model import Model
 from src.networks import NetworkConfig, moving_statistics
 
-without_onnx = pytest.mark.skipif(not all(map(importlib.util.find_spec, ("tf2onnx", "onnx", "onnxruntime"))),
-                                  reason="needs requirements-export.txt")
+without_onnx = pytest.mark.skipif(
+    not all(map(importlib.util.find_spec, ("tf2onnx", "onnx", "onnxruntime"))), reason="needs requirements-export.txt"
+)
 NETWORKS = [("cifar10", "lab", 1, "moving"), ("cifar10", "rgb", 255, "batch"), ("places365", "lab", 1, "moving")]
 
 
@@ -34,8 +35,10 @@ def checkpoint(request, tmp_path_factory):
 def images(model):
     """Batches of RGB and gray, of sizes that fit the networks and that do not."""
     random, side = np.random.default_rng(2), model.stride
-    return [random.integers(0, 256, shape, np.uint8) for shape in (
-        (2, model.size, model.size, 3), (1, side, 2 * side, 1), (3, side + 1, side - 1, 3), (1, 1, 3, 1))]
+    return [
+        random.integers(0, 256, shape, np.uint8)
+        for shape in ((2, model.size, model.size, 3), (1, side, 2 * side, 1), (3, side + 1, side - 1, 3), (1, 1, 3, 1))
+    ]
 
 
 def check(model, exported):

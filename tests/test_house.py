@@ -60,7 +60,7 @@ def test_imports_go_one_way(path):
 
 def test_only_the_last_row_sees_the_options_object():
     for path in FILES:
-        if room(path) in ORDER[:ORDER.index("checkpoints")] and room(path) != "options":
+        if room(path) in ORDER[: ORDER.index("checkpoints")] and room(path) != "options":
             assert "options." not in path.read_text(), path
 
 

@@ -62,10 +62,16 @@ def test_ssim_of_flat_pictures():
 @pytest.mark.parametrize("threshold, expected", [(1, 2 / 8), (2, 4 / 8), (5, 6 / 8)])
 def test_accuracy_by_hand(threshold, expected):
     truth = np.tile(np.float32([50, 10, -10]), (1, 2, 4, 1))
-    offsets = [(0, 0, 0), (1.4, 0, 0),  # 51.4 rounds to 51
-               (1.6, 0, 0), (0, 4, -4),  # 4 <= 2.2 * 2 = 4.4
-               (0, 5, 0), (0, 0, 11),  # 11 = 2.2 * 5 counts
-               (0, 12, 0), (6, 0, 0)]
+    offsets = [
+        (0, 0, 0),
+        (1.4, 0, 0),  # 51.4 rounds to 51
+        (1.6, 0, 0),
+        (0, 4, -4),  # 4 <= 2.2 * 2 = 4.4
+        (0, 5, 0),
+        (0, 0, 11),  # 11 = 2.2 * 5 counts
+        (0, 12, 0),
+        (6, 0, 0),
+    ]
     output = truth + np.float32(offsets).reshape(1, 2, 4, 3)
     np.testing.assert_allclose(metrics.accuracy(truth, output, threshold), [100 * expected], rtol=1e-6)
 
@@ -86,9 +92,13 @@ def test_colorfulness(pairs):
 def test_one_value_an_image_whatever_its_neighbours(pairs):
     truth, output = pairs
     lab = [np.float32(x) / 2.55 for x in pairs]
-    for measure in (lambda s: metrics.mae(truth[s], output[s]), lambda s: metrics.psnr(truth[s], output[s]),
-                    lambda s: metrics.ssim(truth[s], output[s]), lambda s: metrics.colorfulness(output[s]),
-                    lambda s: metrics.accuracy(lab[0][s], lab[1][s], 30)):
+    for measure in (
+        lambda s: metrics.mae(truth[s], output[s]),
+        lambda s: metrics.psnr(truth[s], output[s]),
+        lambda s: metrics.ssim(truth[s], output[s]),
+        lambda s: metrics.colorfulness(output[s]),
+        lambda s: metrics.accuracy(lab[0][s], lab[1][s], 30),
+    ):
         together = measure(slice(None))
         assert together.shape == (4,) and together.dtype == "float32" and not np.isnan(together).any()
         np.testing.assert_allclose(together, np.concatenate([measure(slice(0, 1)), measure(slice(1, 4))]), rtol=1e-6)

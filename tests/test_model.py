@@ -71,9 +71,16 @@ def test_networks_take_multiples_of_their_stride(size):
     assert model.size == size and model.colorize(images).shape == images.shape
 
 
-@pytest.mark.parametrize("images, told", [
-    (IMAGES[0], ["uint8 (32, 32, 3)"]), (IMAGES / 255, ["float64 (4, 32, 32, 3)"]), (IMAGES[..., :2], ["(4, 32, 32, 2)"]),
-    (IMAGES[:, :0], ["(4, 0, 32, 3)"]), ([1, 2], ["a list", "int32 (2,)"])])
+@pytest.mark.parametrize(
+    "images, told",
+    [
+        (IMAGES[0], ["uint8 (32, 32, 3)"]),
+        (IMAGES / 255, ["float64 (4, 32, 32, 3)"]),
+        (IMAGES[..., :2], ["(4, 32, 32, 2)"]),
+        (IMAGES[:, :0], ["(4, 0, 32, 3)"]),
+        ([1, 2], ["a list", "int32 (2,)"]),
+    ],
+)
 def test_images_of_a_wrong_shape_or_type_are_told_in_our_words(images, told):
     model = tiny()
     for use in (model.colorize, model.predict_lab, model.evaluate, model.train_step, lambda batch: list(model.train([batch]))):
@@ -86,8 +93,11 @@ def test_images_of_a_wrong_shape_or_type_are_told_in_our_words(images, told):
 def test_sizes_that_the_networks_cannot_take_are_told():
     model, odd = tiny(), IMAGES[:, :30]
     assert model.evaluate(IMAGES[:, :16])[0].shape == (4, 16, 32, 3) and model.evaluate(IMAGES[:3])[0].shape == (3, 32, 32, 3)
-    for use, told in ((model.evaluate, "multiples of 16"), (model.train_step, "H = W = 32, this model's size"),
-                      (lambda images: model.predict_lab(images[..., :1].astype(np.float32)), "multiples of 16")):
+    for use, told in (
+        (model.evaluate, "multiples of 16"),
+        (model.train_step, "H = W = 32, this model's size"),
+        (lambda images: model.predict_lab(images[..., :1].astype(np.float32)), "multiples of 16"),
+    ):
         with pytest.raises(ValueError, match=told):
             use(odd)
     with pytest.raises(ValueError, match="H = W = 32"):
@@ -103,7 +113,7 @@ def test_colorize_takes_gray_and_any_size():
         extra = [-side % 16 for side in (height, width)]
         before, padding = [pixels // 2 for pixels in extra], [(p // 2, p - p // 2) for p in extra]
         padded = np.pad(part, [(0, 0), *padding, (0, 0)], "symmetric")
-        expected = model.colorize(padded)[:, before[0]:before[0] + height, before[1]:before[1] + width]
+        expected = model.colorize(padded)[:, before[0] : before[0] + height, before[1] : before[1] + width]
         np.testing.assert_array_equal(model.colorize(part), expected)
 
 
@@ -139,8 +149,10 @@ def test_importing_src_imports_no_tensorflow():
 
 
 def test_the_same_seed_gives_the_same_start():
-    weights = [Model(NetworkConfig("cifar10", filters=4), seed=seed).generator.by_name()["gen/conv3/kernel"].numpy()
-               for seed in (1, 1, 2)]
+    weights = [
+        Model(NetworkConfig("cifar10", filters=4), seed=seed).generator.by_name()["gen/conv3/kernel"].numpy()
+        for seed in (1, 1, 2)
+    ]
     np.testing.assert_array_equal(weights[0], weights[1])
     assert (weights[0] != weights[2]).any()
     deep = Model(NetworkConfig("cifar10"), seed=1).generator.by_name()["gen/conv4/kernel"].numpy()
@@ -177,8 +189,9 @@ def plain():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision, jit, tolerance", [
-    ("bfloat16", False, 0.02), ("float16", False, 0.01), ("float32", True, 1e-3)])
+@pytest.mark.parametrize(
+    "precision, jit, tolerance", [("bfloat16", False, 0.02), ("float16", False, 0.01), ("float32", True, 1e-3)]
+)
 def test_precision_and_xla_change_the_speed_alone(plain, precision, jit, tolerance):
     """Variables, statistics and losses stay float32, and training goes the same way as plainly it does."""
     model, losses = three_iterations(precision=precision, jit=jit)
@@ -187,8 +200,11 @@ def test_precision_and_xla_change_the_speed_alone(plain, precision, jit, toleran
     if precision != "float32":
         assert (np.array(losses[0]) != plain[1][0]).all()  # it was computed in it
     saved = model.state().keys() - plain[0].state().keys()
-    assert saved == ({"gen/loss_scale", "gen/loss_scale_counter", "dis/loss_scale", "dis/loss_scale_counter"}
-                     if precision == "float16" else set())
+    assert saved == (
+        {"gen/loss_scale", "gen/loss_scale_counter", "dis/loss_scale", "dis/loss_scale_counter"}
+        if precision == "float16"
+        else set()
+    )
     images = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3), np.uint8)
     assert model.generate(color.luma(images)).dtype == tf.float32
 
@@ -205,7 +221,7 @@ def test_an_images_colors_do_not_depend_on_its_batch():
 def test_the_learning_rate_decays():
     model = Model(NetworkConfig("cifar10", filters=2))
     model.prepare_training(lr=3e-4, lr_decay_rate=0.1, lr_decay_steps=1e4)
-    for step, expected in ((0, 3e-4), (5000, 3e-4 * 0.1 ** 0.5), (20_000, 3e-6), (100_000, 1e-8)):
+    for step, expected in ((0, 3e-4), (5000, 3e-4 * 0.1**0.5), (20_000, 3e-6), (100_000, 1e-8)):
         model.step.assign(step)
         assert model.learning_rate().numpy() == pytest.approx(expected, rel=1e-5)
 

@@ -20,29 +20,68 @@ def parsed(line, mode="train"):
 def test_the_originals_defaults():
     options = vars(parsed(""))
     expected = dict(
-        name="CGAN", dataset="places365", dataset_path=Path("dataset/places365"),
-        checkpoints_path=Path("checkpoints/places365"), batch_size=16, color_space="lab", epochs=30, lr=3e-4,
-        lr_decay_rate=0.1, lr_decay_steps=5e5, beta1=0, l1_weight=100,
-        augment=True, label_smoothing=False, acc_thresh=2.0, kernel_size=4, save=True, save_interval=1000, sample=True,
-        sample_size=8, sample_interval=1000, validate=True, validate_interval=0, log=True, log_interval=10, visualize=False,
-        visualize_window=100, gpu_ids=[0])
+        name="CGAN",
+        dataset="places365",
+        dataset_path=Path("dataset/places365"),
+        checkpoints_path=Path("checkpoints/places365"),
+        batch_size=16,
+        color_space="lab",
+        epochs=30,
+        lr=3e-4,
+        lr_decay_rate=0.1,
+        lr_decay_steps=5e5,
+        beta1=0,
+        l1_weight=100,
+        augment=True,
+        label_smoothing=False,
+        acc_thresh=2.0,
+        kernel_size=4,
+        save=True,
+        save_interval=1000,
+        sample=True,
+        sample_size=8,
+        sample_interval=1000,
+        validate=True,
+        validate_interval=0,
+        log=True,
+        log_interval=10,
+        visualize=False,
+        visualize_window=100,
+        gpu_ids=[0],
+    )
     assert {name: options[name] for name in expected} == expected
     turing = parsed("", "turing")
     assert (turing.test_size, turing.test_delay) == (100, 0)
 
 
-@pytest.mark.parametrize("line, expected", [
-    ("--seed 100 --dataset places365 --dataset-path ./dataset/places365 --checkpoints-path ./checkpoints --batch-size 16 "
-     "--epochs 10 --lr 3e-4 --label-smoothing 1",
-     dict(seed=100, dataset_path=Path("dataset/places365"), checkpoints_path=Path("checkpoints/places365"), batch_size=16,
-          epochs=10, lr=3e-4, label_smoothing=True)),
-    ("--seed 100 --dataset cifar10 --dataset-path ./dataset/cifar10 --checkpoints-path ./checkpoints --batch-size 128 "
-     "--epochs 200 --lr 3e-4 --lr-decay-steps 1e4 --augment True",
-     dict(dataset="cifar10", checkpoints_path=Path("checkpoints/cifar10"), epochs=200, lr_decay_steps=1e4, augment=True)),
-    ("--save-interval 1e4 --gpu-ids 0,1,2 --validate no --log 0 --sample YES", dict(
-        save_interval=10_000, gpu_ids=[0, 1, 2], validate=False, log=False, sample=True)),
-    ("--gpu-ids -1 --dataset-path dataset/ --dataset demo", dict(gpu_ids=[], dataset_path=Path("dataset/demo"))),
-])
+@pytest.mark.parametrize(
+    "line, expected",
+    [
+        (
+            "--seed 100 --dataset places365 --dataset-path ./dataset/places365 --checkpoints-path ./checkpoints "
+            "--batch-size 16 --epochs 10 --lr 3e-4 --label-smoothing 1",
+            dict(
+                seed=100,
+                dataset_path=Path("dataset/places365"),
+                checkpoints_path=Path("checkpoints/places365"),
+                batch_size=16,
+                epochs=10,
+                lr=3e-4,
+                label_smoothing=True,
+            ),
+        ),
+        (
+            "--seed 100 --dataset cifar10 --dataset-path ./dataset/cifar10 --checkpoints-path ./checkpoints --batch-size 128 "
+            "--epochs 200 --lr 3e-4 --lr-decay-steps 1e4 --augment True",
+            dict(dataset="cifar10", checkpoints_path=Path("checkpoints/cifar10"), epochs=200, lr_decay_steps=1e4, augment=True),
+        ),
+        (
+            "--save-interval 1e4 --gpu-ids 0,1,2 --validate no --log 0 --sample YES",
+            dict(save_interval=10_000, gpu_ids=[0, 1, 2], validate=False, log=False, sample=True),
+        ),
+        ("--gpu-ids -1 --dataset-path dataset/ --dataset demo", dict(gpu_ids=[], dataset_path=Path("dataset/demo"))),
+    ],
+)
 def test_command_lines_as_typed(line, expected):
     options = vars(parsed(line))
     assert {name: options[name] for name in expected} == expected
@@ -69,23 +108,26 @@ def test_a_seed_is_drawn():
     assert parsed("").seed_drawn and not parsed("--seed 5").seed_drawn
 
 
-@pytest.mark.parametrize("line, words", [
-    ("--batch-size 0", ["--batch-size", "'0'", "at least 1"]),
-    ("--batch-size 1.5", ["--batch-size", "whole number"]),
-    ("--lr -3e-4", ["--lr", "'-3e-4'", "above 0"]),
-    ("--lr nan", ["--lr", "above 0"]),
-    ("--epochs inf", ["--epochs", "whole number"]),
-    ("--dataset imagenet", ["--dataset", "imagenet", "cifar10", "places365", "demo"]),
-    ("--color-space hsv", ["--color-space", "hsv", "lab", "rgb"]),
-    ("--augment maybe", ["--augment", "maybe", "True", "False"]),
-    ("--gpu-ids 0,0", ["--gpu-ids", "0,0", "-1"]),
-    ("--gpu-ids one", ["--gpu-ids", "one"]),
-    ("--dataset cifar10 --sample-size 10001", ["--sample-size", "10001", "10000", "cifar10"]),
-    ("--name a/b", ["--name", "a/b"]),
-    ("--epoch 3", ["--epoch", "unknown", "--epochs?"]),
-    ("--test-delay 2", ["--test-delay", "belongs to --mode turing"]),
-    ("--beta1 1", ["--beta1", "0.9999"]),
-])
+@pytest.mark.parametrize(
+    "line, words",
+    [
+        ("--batch-size 0", ["--batch-size", "'0'", "at least 1"]),
+        ("--batch-size 1.5", ["--batch-size", "whole number"]),
+        ("--lr -3e-4", ["--lr", "'-3e-4'", "above 0"]),
+        ("--lr nan", ["--lr", "above 0"]),
+        ("--epochs inf", ["--epochs", "whole number"]),
+        ("--dataset imagenet", ["--dataset", "imagenet", "cifar10", "places365", "demo"]),
+        ("--color-space hsv", ["--color-space", "hsv", "lab", "rgb"]),
+        ("--augment maybe", ["--augment", "maybe", "True", "False"]),
+        ("--gpu-ids 0,0", ["--gpu-ids", "0,0", "-1"]),
+        ("--gpu-ids one", ["--gpu-ids", "one"]),
+        ("--dataset cifar10 --sample-size 10001", ["--sample-size", "10001", "10000", "cifar10"]),
+        ("--name a/b", ["--name", "a/b"]),
+        ("--epoch 3", ["--epoch", "unknown", "--epochs?"]),
+        ("--test-delay 2", ["--test-delay", "belongs to --mode turing"]),
+        ("--beta1 1", ["--beta1", "0.9999"]),
+    ],
+)
 def test_a_wrong_option_is_one_message(line, words, cli):
     result = cli("train.py", *shlex.split(line))
     assert result.code == 2 and not result.stdout
@@ -94,8 +136,13 @@ def test_a_wrong_option_is_one_message(line, words, cli):
 
 
 def test_modes_by_name_and_number():
-    for words, mode in (([], "train"), (["--mode", "0"], "train"), (["--mode", "evaluate"], "evaluate"),
-                        (["--mode=1"], "evaluate"), (["--mode", "2"], "turing")):
+    for words, mode in (
+        ([], "train"),
+        (["--mode", "0"], "train"),
+        (["--mode", "evaluate"], "evaluate"),
+        (["--mode=1"], "evaluate"),
+        (["--mode", "2"], "turing"),
+    ):
         assert parse(words, None, DATASETS).mode == mode
     with pytest.raises(SystemExit) as stop:
         parse(["--mode", "paint"], None, DATASETS)
@@ -104,9 +151,11 @@ def test_modes_by_name_and_number():
 
 @pytest.mark.parametrize("script", ["main.py", "train.py", "test-eval.py", "test-turing.py", "colorize.py"])
 def test_help_needs_no_tensorflow(script):
-    code = (f"import runpy, sys; sys.argv = ['{script}', '--help']\n"
-            f"try: runpy.run_path('{script}', run_name='__main__')\n"
-            "finally: sys.exit(3 if 'tensorflow' in sys.modules or 'keras' in sys.modules else 0)")
+    code = (
+        f"import runpy, sys; sys.argv = ['{script}', '--help']\n"
+        f"try: runpy.run_path('{script}', run_name='__main__')\n"
+        "finally: sys.exit(3 if 'tensorflow' in sys.modules or 'keras' in sys.modules else 0)"
+    )
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert "--batch-size" in result.stdout

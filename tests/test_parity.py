@@ -63,7 +63,7 @@ def test_inputs(run):
     recorded = (record["input_gray"], record["input_color"])
     for ours, tolerance in ((model.inputs(record["input_rgb"]), 5e-5), (inputs(model, record), 3e-6)):
         for a, b in zip(ours, recorded):
-            np.testing.assert_allclose(a[:, ::a.shape[1] // b.shape[1], ::a.shape[1] // b.shape[1]], b, atol=tolerance)
+            np.testing.assert_allclose(a[:, :: a.shape[1] // b.shape[1], :: a.shape[1] // b.shape[1]], b, atol=tolerance)
 
 
 def test_forward_and_gradients(run):
@@ -123,15 +123,23 @@ def test_one_iteration(run):
     assert model.step == 1 and model.optimizers["gen"].iterations == 2
 
 
-@pytest.mark.parametrize("network, generator, discriminator", [
-    ("cifar10", (16_659_715, 16_654_851), (2_769_345, 2_767_553)),
-    ("places365", (42_033_027, 42_023_811), (15_359_937, 15_355_073))])
+@pytest.mark.parametrize(
+    "network, generator, discriminator",
+    [
+        ("cifar10", (16_659_715, 16_654_851), (2_769_345, 2_767_553)),
+        ("places365", (42_033_027, 42_023_811), (15_359_937, 15_355_073)),
+    ],
+)
 def test_parameter_counts(network, generator, discriminator):
     architecture = networks.ARCHITECTURES[network]
-    for built, counts in ((networks.Generator(architecture), generator),
-                          (networks.Discriminator(architecture.discriminators["deep"]), discriminator)):
-        assert (sum(v.value.shape.num_elements() for v in built.variables),
-                sum(v.value.shape.num_elements() for v in built.trainable_variables)) == counts
+    for built, counts in (
+        (networks.Generator(architecture), generator),
+        (networks.Discriminator(architecture.discriminators["deep"]), discriminator),
+    ):
+        assert (
+            sum(v.value.shape.num_elements() for v in built.variables),
+            sum(v.value.shape.num_elements() for v in built.trainable_variables),
+        ) == counts
 
 
 @pytest.mark.parametrize("network", networks.ARCHITECTURES)
@@ -141,4 +149,5 @@ def test_variables_have_the_originals_names_and_shapes(network):
     model.prepare_training()
     ours = {name: list(variable.shape) for name, variable in model.state().items()}
     assert {n: s for n, s in published.items() if "_power" not in n} == {
-        n: s for n, s in ours.items() if not n.endswith("/iterations")}
+        n: s for n, s in ours.items() if not n.endswith("/iterations")
+    }

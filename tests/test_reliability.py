@@ -25,8 +25,14 @@ def test_closed_streams_do_not_end_a_run(tmp_path):
     line = f"{sys.executable} -uc 'import sys, forks; forks.run(sys.argv[1:])' train.py "
     line += " ".join([*SMALL, "--epochs", "1", "--sample", "0"])
     redirected = {"closed": "<&- >&- 2>&-", "gone": "2>&1 | head -c 1 > /dev/null"}
-    both = [subprocess.Popen(["bash", "-c", f"set -o pipefail; {line} --checkpoints-path {tmp_path / name} {how}"], cwd=ROOT,
-                             env={**os.environ, **forks.PATH}) for name, how in redirected.items()]
+    both = [
+        subprocess.Popen(
+            ["bash", "-c", f"set -o pipefail; {line} --checkpoints-path {tmp_path / name} {how}"],
+            cwd=ROOT,
+            env={**os.environ, **forks.PATH},
+        )
+        for name, how in redirected.items()
+    ]
     assert [process.wait() for process in both] == [0, 0]
     for name in ("closed", "gone"):
         assert readable(tmp_path / name / "demo") == ["CGAN_demo-2"]
@@ -44,11 +50,15 @@ def test_every_name_that_the_file_system_takes_works(tmp_path, cli):
         (folder / "demo" / f"Caab?{{c}}\udce9\n_demo-1.{suffix}").write_bytes(b"another's")
     result = cli("train.py", *line, "--epochs", "2")
     assert result.code == 0 and "Going on from" in result.stdout, result.stderr
-    assert sorted(path.name for path in (folder / "demo").glob("*.index")) == [f"C{STRANGE}_demo-4.index",
-                                                                               "Caab?{c}\udce9\n_demo-1.index"]
+    assert sorted(path.name for path in (folder / "demo").glob("*.index")) == [
+        f"C{STRANGE}_demo-4.index",
+        "Caab?{c}\udce9\n_demo-1.index",
+    ]
     Image.fromarray(picture(1, 64)).save(tmp_path / "gray.png")
-    for more in (("test-eval.py", "--save-generator", folder / f"g{STRANGE}"),
-                 ("colorize.py", "--test-input", tmp_path / "gray.png", "--test-output", tmp_path / STRANGE)):
+    for more in (
+        ("test-eval.py", "--save-generator", folder / f"g{STRANGE}"),
+        ("colorize.py", "--test-input", tmp_path / "gray.png", "--test-output", tmp_path / STRANGE),
+    ):
         result = cli(more[0], "--dataset", "demo", "--checkpoints-path", folder, "--name", name, *more[1:])
         assert result.code == 0, result.stderr
     assert "gen/conv0/kernel" in checkpoints.read(folder / f"g{STRANGE}")
@@ -70,6 +80,7 @@ def test_paths_that_are_none_are_one_message(script, tmp_path, cli, monkeypatch)
 
 def test_a_folder_that_may_not_be_searched(tmp_path, cli, monkeypatch):
     """As anybody but root meets it."""
+
     def denied(path, *more, function, **named):
         if str(tmp_path / "closed") in os.fsdecode(path if not isinstance(path, int) else ""):
             raise PermissionError(13, "Permission denied", str(path))
@@ -118,10 +129,13 @@ def test_a_signal_ends_what_does_not_train(phase, tiny_checkpoint, tmp_path, cli
         signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(pipeline, "test_batches", interrupted) if phase != "colorizing" else monkeypatch.setattr(
-        Model, "predict_lab", interrupted)
+        Model, "predict_lab", interrupted
+    )
     Image.fromarray(picture(1, 64)).save(tmp_path / "gray.png")
-    line = {"colorizing": ("colorize.py", "--test-input", tmp_path / "gray.png", "--test-output", tmp_path / "out"),
-            "calibrating": ("test-eval.py", "--calibrate", "5")}.get(phase, ("test-eval.py",))
+    line = {
+        "colorizing": ("colorize.py", "--test-input", tmp_path / "gray.png", "--test-output", tmp_path / "out"),
+        "calibrating": ("test-eval.py", "--calibrate", "5"),
+    }.get(phase, ("test-eval.py",))
     result = cli(line[0], "--dataset", "demo", "--checkpoints-path", tiny_checkpoint, *line[1:])
     assert result.code == 130 and "Traceback" not in result.stderr
     assert (seen[0] == signal.SIG_DFL) == (phase != "colorizing")  # it tells what is done, and ends as well
@@ -148,7 +162,7 @@ def test_memory_stays_under_its_bound(tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "jpeg", "JPEG")
     data = bytearray((tmp_path / "jpeg").read_bytes())
     at = data.index(b"\xff\xc0") + 5
-    data[at:at + 4] = struct.pack(">HH", 65_500, 65_500)
+    data[at : at + 4] = struct.pack(">HH", 65_500, 65_500)
     (tmp_path / "jpeg").write_bytes(data)
     Image.new("RGB", (8, 8)).save(tmp_path / "bmp", "BMP")
     data = bytearray((tmp_path / "bmp").read_bytes())
@@ -158,8 +172,13 @@ def test_memory_stays_under_its_bound(tmp_path):
     Image.new("1", (30_000, 30_000)).save(tmp_path / "tiff", "TIFF", compression="group4")
     Image.new("RGBA", (5_000, 10_000), (1, 2, 3, 4)).save(tmp_path / "largest", "PNG", compress_level=1)
     names = ["png", "jpeg", "bmp", "webp", "tiff", "largest"]
-    done = subprocess.run([sys.executable, "-c", MEMORY, *(str(tmp_path / name) for name in names)], cwd=ROOT, text=True,
-                          capture_output=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", MEMORY, *(str(tmp_path / name) for name in names)],
+        cwd=ROOT,
+        text=True,
+        capture_output=True,
+        check=True,
+    )
     for name, line in zip(names, done.stdout.splitlines()):
         kilobytes, _, said = line.partition(" ")
         assert int(kilobytes) < (600_000 if name == "largest" else 50_000), line

@@ -30,8 +30,13 @@ sys.exit(main.main(mode="train"))
 
 def start(program, *arguments, fork=True, **environment):
     inherited = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}  # our own import's
-    return forks.Program([*program, *LINE, *arguments], fork, {**inherited, "PYTHONUNBUFFERED": "1", **environment},
-                         stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return forks.Program(
+        [*program, *LINE, *arguments],
+        fork,
+        {**inherited, "PYTHONUNBUFFERED": "1", **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
 
 
 def start_two(program, folders, *arguments, fork_chief=True):
@@ -40,9 +45,17 @@ def start_two(program, folders, *arguments, fork_chief=True):
     cluster = {"worker": [f"127.0.0.1:{one.getsockname()[1]}" for one in free]}
     for one in free:
         one.close()
-    return [start(program, "--checkpoints-path", str(folder), *arguments, fork=fork_chief or number > 0,
-                  TF_CONFIG=json.dumps({"cluster": cluster, "task": {"type": "worker", "index": number}}))
-            for number, folder in enumerate(folders)]
+    return [
+        start(
+            program,
+            "--checkpoints-path",
+            str(folder),
+            *arguments,
+            fork=fork_chief or number > 0,
+            TF_CONFIG=json.dumps({"cluster": cluster, "task": {"type": "worker", "index": number}}),
+        )
+        for number, folder in enumerate(folders)
+    ]
 
 
 def wait_for(process, word):
@@ -109,9 +122,17 @@ def test_signals_are_heard_while_a_worker_waits_for_the_others(tmp_path):
     with contextlib.ExitStack() as stack:
         free = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(3)]
         first, second, missing = (one.getsockname()[1] for one in free)
-    waiting = [start(("train.py",), "--checkpoints-path", str(tmp_path), TF_CONFIG=json.dumps(
-        {"cluster": {"worker": [f"127.0.0.1:{port}" for port in ports]}, "task": {"type": "worker", "index": number}}))
-        for number, ports in enumerate(([first, missing], [missing, second]))]
+    waiting = [
+        start(
+            ("train.py",),
+            "--checkpoints-path",
+            str(tmp_path),
+            TF_CONFIG=json.dumps(
+                {"cluster": {"worker": [f"127.0.0.1:{port}" for port in ports]}, "task": {"type": "worker", "index": number}}
+            ),
+        )
+        for number, ports in enumerate(([first, missing], [missing, second]))
+    ]
     for process, port, number in zip(waiting, (first, second), (signal.SIGTERM, signal.SIGINT)):
         wait_for(process, "Waiting for all")
         while True:
@@ -128,14 +149,23 @@ def test_signals_are_heard_while_a_worker_waits_for_the_others(tmp_path):
 SLURM = {"SLURM_STEP_NUM_TASKS": "3", "SLURM_STEP_NODELIST": "n[1-2]", "SLURM_STEP_TASKS_PER_NODE": "2,1", "SLURM_JOB_ID": "7"}
 
 
-@pytest.mark.parametrize("environment, expected", [
-    ({}, None),
-    ({"TF_CONFIG": ""}, None),
-    ({"TF_CONFIG": '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 0}}'}, None),
-    ({"TF_CONFIG": '{"cluster": {"chief": ["a:1"], "worker": ["b:1"]}, "task": {"type": "worker", "index": 0}}'},
-     ({"chief": ["a:1"], "worker": ["b:1"]}, "worker", 0)),
-    ({**SLURM, "SLURM_STEP_NUM_TASKS": "1"}, None),
-    ({**SLURM, "SLURM_PROCID": "2", "SLURMD_NODENAME": "n2"}, ({"worker": ["n1:20007", "n1:20008", "n2:20007"]}, "worker", 2))])
+@pytest.mark.parametrize(
+    "environment, expected",
+    [
+        ({}, None),
+        ({"TF_CONFIG": ""}, None),
+        ({"TF_CONFIG": '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 0}}'}, None),
+        (
+            {"TF_CONFIG": '{"cluster": {"chief": ["a:1"], "worker": ["b:1"]}, "task": {"type": "worker", "index": 0}}'},
+            ({"chief": ["a:1"], "worker": ["b:1"]}, "worker", 0),
+        ),
+        ({**SLURM, "SLURM_STEP_NUM_TASKS": "1"}, None),
+        (
+            {**SLURM, "SLURM_PROCID": "2", "SLURMD_NODENAME": "n2"},
+            ({"worker": ["n1:20007", "n1:20008", "n2:20007"]}, "worker", 2),
+        ),
+    ],
+)
 def test_who_the_workers_are(environment, expected, monkeypatch):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
@@ -143,15 +173,24 @@ def test_who_the_workers_are(environment, expected, monkeypatch):
     assert found == expected or (found["cluster_spec"].as_dict(), found["task_type"], found["task_id"]) == expected
 
 
-@pytest.mark.parametrize("environment, words", [
-    ({"TF_CONFIG": "nonsense"}, "TF_CONFIG does not tell"),
-    ({"TF_CONFIG": '{"cluster": {"worker": ["a:1", "b:1"]}}'}, "TF_CONFIG does not tell"),
-    ({"TF_CONFIG": '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 2}}'}, "index 2"),
-    *(({"TF_CONFIG": f'{{"cluster": {{"worker": ["a:1", "{address}"]}}, "task": {{"type": "worker", "index": 0}}}}'},
-       f"{address} is no HOST:PORT") for address in ("b", "b:", ":1", "b:x", "b:0", "b:-1", "b:70000")),
-    ({"TF_CONFIG": '{"cluster": {"ps": ["a:1"], "worker": ["b:1"]}, "task": {"type": "ps", "index": 0}}'}, "jobs are"),
-    (SLURM, "SLURM_PROCID not found"),
-    ({**SLURM, "SLURM_PROCID": "2", "SLURMD_NODENAME": "n1"}, "takes n2 for worker 2, which is on n1")])
+@pytest.mark.parametrize(
+    "environment, words",
+    [
+        ({"TF_CONFIG": "nonsense"}, "TF_CONFIG does not tell"),
+        ({"TF_CONFIG": '{"cluster": {"worker": ["a:1", "b:1"]}}'}, "TF_CONFIG does not tell"),
+        ({"TF_CONFIG": '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 2}}'}, "index 2"),
+        *(
+            (
+                {"TF_CONFIG": f'{{"cluster": {{"worker": ["a:1", "{address}"]}}, "task": {{"type": "worker", "index": 0}}}}'},
+                f"{address} is no HOST:PORT",
+            )
+            for address in ("b", "b:", ":1", "b:x", "b:0", "b:-1", "b:70000")
+        ),
+        ({"TF_CONFIG": '{"cluster": {"ps": ["a:1"], "worker": ["b:1"]}, "task": {"type": "ps", "index": 0}}'}, "jobs are"),
+        (SLURM, "SLURM_PROCID not found"),
+        ({**SLURM, "SLURM_PROCID": "2", "SLURMD_NODENAME": "n1"}, "takes n2 for worker 2, which is on n1"),
+    ],
+)
 def test_workers_that_cannot_be_told(environment, words, monkeypatch):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
@@ -162,8 +201,10 @@ def test_workers_that_cannot_be_told(environment, words, monkeypatch):
 def test_an_address_that_is_taken(cli, monkeypatch, tmp_path):
     with socket.create_server(("", 0)) as taken:
         port = taken.getsockname()[1]
-        monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": {"worker": [f"localhost:{port}", "localhost:1"]},
-                                                    "task": {"type": "worker", "index": 0}}))
+        monkeypatch.setenv(
+            "TF_CONFIG",
+            json.dumps({"cluster": {"worker": [f"localhost:{port}", "localhost:1"]}, "task": {"type": "worker", "index": 0}}),
+        )
         result = cli("train.py", *LINE, "--checkpoints-path", tmp_path)
     assert result.code == 2 and result.stderr.count("\n") == 1 and f"localhost:{port} is not free" in result.stderr
     assert not list(tmp_path.iterdir())

@@ -9,5 +9,20 @@ from src.checkpoints.reading import Checkpoint, Unreadable, describe, read, rest
 from src.checkpoints.runs import RunFolder, candidates, first_readable
 from src.checkpoints.writing import check_prefix, save, save_generator
 
-__all__ = ["Checkpoint", "RunFolder", "Unreadable", "candidates", "check_prefix", "describe", "first_readable", "load",
-           "load_for_inference", "load_newest", "read", "restore", "save", "save_generator", "shapes"]
+__all__ = [
+    "Checkpoint",
+    "RunFolder",
+    "Unreadable",
+    "candidates",
+    "check_prefix",
+    "describe",
+    "first_readable",
+    "load",
+    "load_for_inference",
+    "load_newest",
+    "read",
+    "restore",
+    "save",
+    "save_generator",
+    "shapes",
+]

@@ -77,6 +77,7 @@ def calibrate(model, sample, batch_size):
 def _moments(model, layer, forward):
     """A tf.function: uint8 images -> (2, C), mean and variance of what reaches `layer`. The rest of the network is not
     computed: nothing that is returned needs it."""
+
     @tf.function(input_signature=[tf.TensorSpec((None, model.size, model.size, 3), tf.uint8)], autograph=False)
     def measure(pixels):
         reached = []
@@ -109,7 +110,8 @@ def save_calibrated(model, checkpoint, dataset, images_used, options):
     else:
         averaged = checkpoint.averaged and options.averaged  # then the generator holds the average
         tensors = read(checkpoint.prefix) | {
-            name + AVERAGE * (averaged and name.startswith("gen/")): value for name, value in tensors.items()}
+            name + AVERAGE * (averaged and name.startswith("gen/")): value for name, value in tensors.items()
+        }
         del tensors["record"]
     folder = checkpoint.prefix.parent / "calibrated" / options.dataset
     folder.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,7 @@ def shapes(prefix):
     Raises nearly anything if not. Checksums are left to TensorFlow.
     """
     index = Path(f"{prefix}.index").read_bytes()
-    if len(index) < FOOTER or index[-8:] != MAGIC or len(index) > 2 ** 26:
+    if len(index) < FOOTER or index[-8:] != MAGIC or len(index) > 2**26:
         raise ValueError("its index is cut off, or none")
     _, at = _number(index, len(index) - FOOTER)
     _, at = _number(index, at)
@@ -49,7 +49,7 @@ def _shape(name, entry, held):
 
 def _entries(data, start, size):
     """The block at this place of a table: a list of (key, value), bytes."""
-    block = data[start:start + size]
+    block = data[start : start + size]
     end = size - 4 - 4 * int.from_bytes(block[-4:], "little")  # before the restart points
     if len(block) < size or data[start + size] or end < 0:
         raise ValueError("its index has a bad block")
@@ -58,7 +58,7 @@ def _entries(data, start, size):
         shared, at = _number(block, at)
         fresh, at = _number(block, at)
         length, at = _number(block, at)
-        key, value = key[:shared] + block[at:at + fresh], block[at + fresh:at + fresh + length]
+        key, value = key[:shared] + block[at : at + fresh], block[at + fresh : at + fresh + length]
         at += fresh + length
         if at > end or len(key) < shared + fresh:
             raise ValueError("its index has a bad block")

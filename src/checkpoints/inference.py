@@ -53,16 +53,20 @@ def load_newest(path, run=None, **changes):
         names = (re.fullmatch(r"(.+)_(.+?)(-\d+)?", file.stem) for file in path.glob("*.index"))
         runs = [run] if run else sorted({match.groups()[:2] for match in names if match})
         if len(runs) > 1:
-            raise InputError(f"{path}: checkpoints of several runs ({', '.join(map('_'.join, runs))}); give the prefix of one, "
-                             f"such as {candidates(path, *runs[0])[0]}")
+            raise InputError(
+                f"{path}: checkpoints of several runs ({', '.join(map('_'.join, runs))}); give the prefix of one, "
+                f"such as {candidates(path, *runs[0])[0]}"
+            )
         found = candidates(path, *runs[0]) if runs else []
         return found or [path / PUBLISHED] * (path / f"{PUBLISHED}.index").is_file()
 
     opened = first_readable(find, lambda prefix: load(prefix, **changes))
     if not opened:
         wanted, hint = (f" {'_'.join(run)}", f"train one (python train.py --dataset {run[1]}), or ") if run else ("", "")
-        raise InputError(f"{path}: no checkpoint{wanted} here; {hint}name a folder with checkpoints or the prefix of one, such "
-                         "as checkpoints/cifar10/pretrained (--checkpoints-path)")
+        raise InputError(
+            f"{path}: no checkpoint{wanted} here; {hint}name a folder with checkpoints or the prefix of one, such "
+            "as checkpoints/cifar10/pretrained (--checkpoints-path)"
+        )
     return opened
 
 
@@ -80,14 +84,21 @@ def load_for_inference(options, dataset=None):
         print("Only training uses several devices: this takes one.", flush=True)
     changes = {name: getattr(options, name, None) for name in ("color_space", "normalization", "image_size")}
     model, checkpoint = load_newest(
-        options.checkpoints_path, (options.name, options.dataset), averaged=options.averaged, batch_size=options.batch_size,
-        precision=devices.precision(options.precision, inference=True), **changes)
+        options.checkpoints_path,
+        (options.name, options.dataset),
+        averaged=options.averaged,
+        batch_size=options.batch_size,
+        precision=devices.precision(options.precision, inference=True),
+        **changes,
+    )
     if checkpoint.prefix == options.checkpoints_path / PUBLISHED:
         print(f"{options.checkpoints_path}: no run of your own; the published generator is taken.", flush=True)
     if dataset is not None:
         trained_on = checkpoint.record.get("dataset")  # perhaps with other networks than its own: --network
         if dataset.network not in (None, model.config.network) and trained_on != options.dataset:
-            raise InputError(f"{checkpoint.prefix}: its networks are {model.config.network}'s, and --dataset {options.dataset} "
-                             f"needs {dataset.network}'s")
+            raise InputError(
+                f"{checkpoint.prefix}: its networks are {model.config.network}'s, and --dataset {options.dataset} "
+                f"needs {dataset.network}'s"
+            )
         dataset.size = model.size
     return model, checkpoint

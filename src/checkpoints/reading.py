@@ -23,6 +23,7 @@ class Unreadable(InputError):
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
     """What a checkpoint tells of itself."""
+
     prefix: Path
     config: NetworkConfig
     step: int  # iterations
@@ -78,9 +79,13 @@ def _check_belonging(config, step, record, found):
     build any others, and no end of them."""
     widths = [width * config.filters // 64 or 1 for width, _ in config.architecture.encoder]
     expected = [[config.kernel_size, config.kernel_size, before, after] for before, after in zip([1, *widths], widths)]
-    if (not 0 <= step < 2 ** 53 or [found.get(f"gen/conv{i}/kernel") for i in range(len(widths))] != expected
-            or not isinstance(record.get("options", {}), dict) or not isinstance(record.get("images_seen", 0), int)
-            or not set(record.get("unfinished") or ()) <= {"validation", "samples"}):
+    if (
+        not 0 <= step < 2**53
+        or [found.get(f"gen/conv{i}/kernel") for i in range(len(widths))] != expected
+        or not isinstance(record.get("options", {}), dict)
+        or not isinstance(record.get("images_seen", 0), int)
+        or not set(record.get("unfinished") or ()) <= {"validation", "samples"}
+    ):
         raise ValueError("it does not describe networks of ours with these variables")
 
 
@@ -93,15 +98,25 @@ def _describe_original(prefix, found):
     units = {network: sum(f"{network}/conv{i}/kernel" in found for i in range(100)) for network in ("gen", "dis")}
     networks = {len(architecture.encoder): name for name, architecture in ARCHITECTURES.items()}
     if units["gen"] not in networks:
-        raise InputError(f"{prefix}: its generator has {units['gen']} encoder units; known are "
-                         + ", ".join(f"{depth} ({name})" for depth, name in networks.items()))
+        raise InputError(
+            f"{prefix}: its generator has {units['gen']} encoder units; known are "
+            + ", ".join(f"{depth} ({name})" for depth, name in networks.items())
+        )
     network = networks[units["gen"]]
     discriminators = {0: None, **{len(layers): name for name, layers in ARCHITECTURES[network].discriminators.items()}}
     if units["dis"] not in discriminators:
-        raise InputError(f"{prefix}: its discriminator has {units['dis']} units; known for {network} are "
-                         f"{sorted(discriminators)[1:]}")
-    return {"network": network, "gray_range": 255, "kernel_size": kernel[0], "filters": kernel[3],
-            "discriminator": discriminators[units["dis"]], "normalization": "batch", "original": True}
+        raise InputError(
+            f"{prefix}: its discriminator has {units['dis']} units; known for {network} are {sorted(discriminators)[1:]}"
+        )
+    return {
+        "network": network,
+        "gray_range": 255,
+        "kernel_size": kernel[0],
+        "filters": kernel[3],
+        "discriminator": discriminators[units["dis"]],
+        "normalization": "batch",
+        "original": True,
+    }
 
 
 def restore(model, prefix, training=True, averaged=False, networks=None):
@@ -115,8 +130,10 @@ def restore(model, prefix, training=True, averaged=False, networks=None):
     A moving average that training has just begun to keep starts from the generator's weights, and a loss scale anew.
     """
     variables, found = model.state(), shapes(prefix)
-    optional = re.compile(r"record|global_step|beta[12]_power(_1)?"
-                          rf"|.*(/(Adam(_1)?|iterations|loss_scale(_counter)?)|{AVERAGE})")
+    optional = re.compile(
+        r"record|global_step|beta[12]_power(_1)?"
+        rf"|.*(/(Adam(_1)?|iterations|loss_scale(_counter)?)|{AVERAGE})"
+    )
     if not training or not model.optimizers:
         variables = {name: v for name, v in variables.items() if not optional.fullmatch(name)}
     if networks:
@@ -129,11 +146,17 @@ def restore(model, prefix, training=True, averaged=False, networks=None):
     problems = {
         "missing": sorted(source for source in sources.values() if source not in found),
         "surplus": sorted(name for name in found.keys() - variables.keys() if not optional.fullmatch(name)),
-        "misshapen": sorted(f"{sources[name]} {found[sources[name]]} instead of {list(v.shape)}"
-                            for name, v in variables.items() if found.get(sources[name], list(v.shape)) != list(v.shape))}
+        "misshapen": sorted(
+            f"{sources[name]} {found[sources[name]]} instead of {list(v.shape)}"
+            for name, v in variables.items()
+            if found.get(sources[name], list(v.shape)) != list(v.shape)
+        ),
+    }
     if any(problems.values()):
-        raise InputError(f"{prefix} does not fit these networks; " + "; ".join(
-            f"{what}: {', '.join(names)}" for what, names in problems.items() if names))
+        raise InputError(
+            f"{prefix} does not fit these networks; "
+            + "; ".join(f"{what}: {', '.join(names)}" for what, names in problems.items() if names)
+        )
     values = read(prefix, set(sources.values()))
     kinds = {sources[name]: variable.dtype.as_numpy_dtype().dtype.kind for name, variable in variables.items()}
     broken = [name for name, value in values.items() if value.dtype.kind != kinds[name] or not np.isfinite(value).all()]

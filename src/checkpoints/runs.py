@@ -20,8 +20,11 @@ def candidates(folder, name, dataset):
     The files themselves are looked at: TensorFlow's `checkpoint` state file may be missing, garbled or behind.
     """
     pattern = re.compile(re.escape(f"{name}_{dataset}") + r"(?:-(\d+))?\.index")
-    found = [(int(match[1] or -1), Path(folder) / path[:-len(".index")])
-             for path in (os.listdir(folder) if Path(folder).is_dir() else ()) if (match := pattern.fullmatch(path))]
+    found = [
+        (int(match[1] or -1), Path(folder) / path[: -len(".index")])
+        for path in (os.listdir(folder) if Path(folder).is_dir() else ())
+        if (match := pattern.fullmatch(path))
+    ]
     return [prefix for _, prefix in sorted(found, reverse=True)]
 
 
@@ -46,8 +49,9 @@ def first_readable(find, use):
     last = next(error for error in failed.values() if error)
     if len(failed) == 1:
         raise last
-    raise InputError(f"{last}; none of the {len(failed)} checkpoints there can be read. Another --checkpoints-path or --name "
-                     "starts afresh")
+    raise InputError(
+        f"{last}; none of the {len(failed)} checkpoints there can be read. Another --checkpoints-path or --name starts afresh"
+    )
 
 
 class RunFolder:
@@ -63,18 +67,21 @@ class RunFolder:
         self.path, self.keep, self.base, self.lock = Path(folder), keep, (name, dataset), None
         if not write:
             return
-        with as_input_error(f"{self.path}: training cannot write here",
-                            "; make room, or choose another folder with --checkpoints-path"):
+        with as_input_error(
+            f"{self.path}: training cannot write here", "; make room, or choose another folder with --checkpoints-path"
+        ):
             self.path.mkdir(parents=True, exist_ok=True)
-            check_length(self.path / f"{name}_{dataset}-{10 ** 9}")
+            check_length(self.path / f"{name}_{dataset}-{10**9}")
             self.lock = open(self.path / ".lock", "ab+", buffering=0)  # noqa: SIM115  held as long as the process lives
             try:
                 fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel drops it when its owner dies
             except BlockingIOError as error:
                 self.lock.seek(0)
                 owner = self.lock.read().decode(errors="replace").strip()
-                raise InputError(f"{self.path}: another run is training here ({owner}); stop it, or choose another folder with "
-                                 "--checkpoints-path") from error
+                raise InputError(
+                    f"{self.path}: another run is training here ({owner}); stop it, or choose another folder with "
+                    "--checkpoints-path"
+                ) from error
             self.lock.truncate(0)
             self.lock.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
         self._clear()
@@ -91,8 +98,11 @@ class RunFolder:
         for leftover in self.path.glob(".saving-*"):
             shutil.rmtree(leftover, ignore_errors=True)
         data = re.compile(f"({re.escape('_'.join(self.base))}-\\d+)" + r"\.data-\d+-of-\d+")
-        orphans = [path for path in self.path.iterdir()
-                   if (match := data.fullmatch(path.name)) and not (self.path / f"{match[1]}.index").exists()]
+        orphans = [
+            path
+            for path in self.path.iterdir()
+            if (match := data.fullmatch(path.name)) and not (self.path / f"{match[1]}.index").exists()
+        ]
         for leftover in [*orphans, *self.path.glob(".*.part"), *self.path.glob("samples/.*.part")]:
             with contextlib.suppress(OSError):
                 leftover.unlink()
@@ -110,7 +120,7 @@ class RunFolder:
         """Drops what is older than the `keep` newest checkpoints from this one on, which is a good one."""
         # Not the original's, which has no step, nor newer ones that could not be read: they would push out the good ones.
         ours = [found for found in self.checkpoints() if found.name != "_".join(self.base)]
-        for old in ours[ours.index(newest) if newest in ours else len(ours):][self.keep:]:
+        for old in ours[ours.index(newest) if newest in ours else len(ours) :][self.keep :]:
             files = [path for path in self.path.iterdir() if path.name.startswith(f"{old.name}.")]
             for file in sorted(files, reverse=True):  # "index" before "data"
                 with contextlib.suppress(OSError):

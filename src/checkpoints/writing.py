@@ -27,8 +27,12 @@ def save(tensors, config, prefix, record=None):
     tensors["record"] = tf.constant(json.dumps({**(record or {}), **dataclasses.asdict(config)}))
     folder = prefix.with_name(f".saving-{os.getpid()}")
     try:
-        tf.raw_ops.SaveV2(prefix=os.fsencode(folder / "checkpoint"), tensor_names=list(tensors),
-                          shape_and_slices=[""] * len(tensors), tensors=list(tensors.values()))
+        tf.raw_ops.SaveV2(
+            prefix=os.fsencode(folder / "checkpoint"),
+            tensor_names=list(tensors),
+            shape_and_slices=[""] * len(tensors),
+            tensors=list(tensors.values()),
+        )
         for file in sorted(folder.iterdir()):  # "data" before "index"
             with open(file, "rb") as written:
                 os.fsync(written.fileno())
@@ -47,8 +51,9 @@ def check_prefix(prefix, overwrite):
     """InputError unless a new checkpoint can be written to this prefix of a user's, or an old one may be replaced."""
     prefix = Path(prefix)
     if prefix.name.startswith(".") or not prefix.name:
-        raise InputError(f"{prefix} is no prefix of a checkpoint's files: their names begin with its last part, as in "
-                         "checkpoints/generator")
+        raise InputError(
+            f"{prefix} is no prefix of a checkpoint's files: their names begin with its last part, as in checkpoints/generator"
+        )
     check_length(prefix)
     if os.path.lexists(f"{prefix}.index") and not overwrite:
         raise InputError(f"{prefix}.index is there already; choose another prefix, or replace it with --overwrite True")
@@ -59,8 +64,10 @@ def check_length(prefix):
     longest = len(os.fsencode(f"{prefix.name}.data-00000-of-00001"))
     folder = next(parent for parent in prefix.absolute().parents if parent.exists())
     if longest > (most := os.pathconf(folder, "PC_NAME_MAX")):
-        raise InputError(f"{prefix}: a checkpoint's file would have a name of {longest} bytes, and {folder} takes {most}; "
-                         "give a shorter name")
+        raise InputError(
+            f"{prefix}: a checkpoint's file would have a name of {longest} bytes, and {folder} takes {most}; "
+            "give a shorter name"
+        )
 
 
 def save_generator(model, checkpoint, prefix, overwrite=False, calibrated=None):
@@ -72,10 +79,16 @@ def save_generator(model, checkpoint, prefix, overwrite=False, calibrated=None):
         calibrated: the number of images, if the model's moving statistics were calibrated.
     """
     check_prefix(prefix, overwrite)
-    tensors = {name: variable.numpy().astype(np.float16) if len(variable.shape) == 4 else variable
-               for name, variable in model.state().items() if not name.startswith("dis/")}
-    options = {name: value for name, value in checkpoint.record.get("options", {}).items()
-               if not name.endswith(("_path", "start_from"))}
+    tensors = {
+        name: variable.numpy().astype(np.float16) if len(variable.shape) == 4 else variable
+        for name, variable in model.state().items()
+        if not name.startswith("dis/")
+    }
+    options = {
+        name: value
+        for name, value in checkpoint.record.get("options", {}).items()
+        if not name.endswith(("_path", "start_from"))
+    }
     Path(prefix).parent.mkdir(parents=True, exist_ok=True)
     config = dataclasses.replace(model.config, discriminator=None)
     record = {**checkpoint.record, "options": options} | ({"calibrated": calibrated} if calibrated else {})

@@ -27,10 +27,12 @@ def run(options):
             plan = selection.plan(options.test_input, options.test_output, options.overwrite)
             if plan.jobs:
                 from src.colorization import batches  # it brings TensorFlow, which takes seconds: not before files are known
+
                 model, batch_size = _open(options)
                 start = time.perf_counter()
-                done, stopped = batches.colorize(model, plan, batch_size, options.size or model.size,
-                                                 options.lightness == "network")
+                done, stopped = batches.colorize(
+                    model, plan, batch_size, options.size or model.size, options.lightness == "network"
+                )
                 seconds = time.perf_counter() - start
         except selection.Stopped as stop:
             stopped = stop.args[0]
@@ -47,12 +49,15 @@ def _open(options):
     model, checkpoint = load_for_inference(options)
     published = checkpoint.prefix.with_name("pretrained")
     other = published != checkpoint.prefix and published.with_name("pretrained.index").is_file()
-    print(f"Colors by {checkpoint.prefix}, iteration {checkpoint.step:,}"
-          + f"; for the published generator: --checkpoints-path {published}" * other, flush=True)
+    print(
+        f"Colors by {checkpoint.prefix}, iteration {checkpoint.step:,}"
+        + f"; for the published generator: --checkpoints-path {published}" * other,
+        flush=True,
+    )
     free, size = available_memory() // (BYTES * model.config.filters), options.size or model.size  # pixels
     fit = free // max(1, size) ** 2
     if fit < 1:
-        raise InputError(f"--size {size}: more than the memory that is free allows; at most {int(free ** 0.5)} now")
+        raise InputError(f"--size {size}: more than the memory that is free allows; at most {int(free**0.5)} now")
     return model, min(options.batch_size, fit)
 
 

@@ -34,8 +34,10 @@ def _file(pixels):
     shape, dtype = getattr(pixels, "shape", None), getattr(pixels, "dtype", None)
     if shape is None or dtype != np.uint8 or len(shape) not in (2, 3) or shape[2:] not in ((), (1,), (3,)) or 0 in shape:
         given = f"a {type(pixels).__name__}" if shape is None else f"{dtype} {tuple(shape)}"
-        raise ValueError(f"photo: {given}; expected is an array of uint8, (H, W) or (H, W, 1) for gray or (H, W, 3) for RGB, "
-                         "or the path of an image file")
+        raise ValueError(
+            f"photo: {given}; expected is an array of uint8, (H, W) or (H, W, 1) for gray or (H, W, 3) for RGB, "
+            "or the path of an image file"
+        )
     file = BytesIO()
     Image.fromarray(np.asarray(pixels).reshape(shape[:2] if shape[2:] == (1,) else shape)).save(file, "PNG", compress_level=0)
     return file

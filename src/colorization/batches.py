@@ -75,7 +75,7 @@ class _Work:
 
     def predict(self, batch):
         luma = np.concatenate([prepared.windows for prepared in batch])[..., None]
-        lab = [self.model.predict_lab(luma[i:i + self.batch_size]) for i in range(0, len(luma), self.batch_size)]
+        lab = [self.model.predict_lab(luma[i : i + self.batch_size]) for i in range(0, len(luma), self.batch_size)]
         lab = np.concatenate(lab) if len(lab) > 1 else lab[0]  # float32 (n,h,w,3)
         if not np.isfinite(lab).all():
             raise InputError("the network's output is not finite: its training went astray; take an earlier checkpoint")

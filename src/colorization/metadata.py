@@ -13,13 +13,73 @@ from src import files
 from src.data import containers, images, tiff
 
 # TIFF's tags that describe the picture: texts, camera, resolution, XMP, copyright, IPTC, Photoshop's, GeoTIFF's and GDAL's.
-TIFF_TAGS = (269, 270, 271, 272, 282, 283, 285, 296, 305, 306, 315, 316, 700, 33432, 33550, 33723, 33922, 34264, 34377, 34735,
-             34736, 34737, 42112, 42113)
+TIFF_TAGS = (
+    269,
+    270,
+    271,
+    272,
+    282,
+    283,
+    285,
+    296,
+    305,
+    306,
+    315,
+    316,
+    700,
+    33432,
+    33550,
+    33723,
+    33922,
+    34264,
+    34377,
+    34735,
+    34736,
+    34737,
+    42112,
+    42113,
+)
 # And those that describe the bytes of the pixels, whose loss is none.
-TIFF_SILENT = (*tiff.PIXEL_TAGS, *tiff.OFFSETS, *tiff.COUNTS, 254, 255, 263, 264, 265, 274, 280, 281, 288, 289, 290, 291, 297,
-               301, 318, 319, 330, 333, 334, 336, 340, 341, 342, 34675, tiff.EXIF, tiff.GPS)
-TIFF_COMPRESSIONS = {1: None, 5: "tiff_lzw", 8: "tiff_adobe_deflate", 32773: "packbits", 32946: "tiff_adobe_deflate",
-                     34925: "lzma", 50000: "zstd"}  # those without loss
+TIFF_SILENT = (
+    *tiff.PIXEL_TAGS,
+    *tiff.OFFSETS,
+    *tiff.COUNTS,
+    254,
+    255,
+    263,
+    264,
+    265,
+    274,
+    280,
+    281,
+    288,
+    289,
+    290,
+    291,
+    297,
+    301,
+    318,
+    319,
+    330,
+    333,
+    334,
+    336,
+    340,
+    341,
+    342,
+    34675,
+    tiff.EXIF,
+    tiff.GPS,
+)
+TIFF_COMPRESSIONS = {
+    1: None,
+    5: "tiff_lzw",
+    8: "tiff_adobe_deflate",
+    32773: "packbits",
+    32946: "tiff_adobe_deflate",
+    34925: "lzma",
+    50000: "zstd",
+}  # those without loss
 THUMBNAILS = re.compile(rb"<(xmp|xap):Thumbnails\b.*?</\1:Thumbnails>", re.DOTALL)
 MAKER_NOTE, SEGMENT = 37500, 65533  # bytes that a JPEG's segment holds
 
@@ -64,9 +124,10 @@ def save(path, image, file):
 
 def _jpeg_segments(file, exif, xmp):
     """The original's segments but for JFIF's, as bytes."""
+
     def split(data, prefix):
         size = SEGMENT - len(prefix)
-        return [data[i:i + size] for i in range(0, len(data), size)]
+        return [data[i : i + size] for i in range(0, len(data), size)]
 
     icc, photoshop = containers.ICC, containers.PHOTOSHOP
     segments = [(0xE1, containers.EXIF + piece) for piece in split(exif, containers.EXIF)]
@@ -150,13 +211,13 @@ def updated_exif(exif, size, turned, converted):
         thumbnail, length = tiff.number(more[0], 513, 0), tiff.number(more[0], 514, 0)
         struct.pack_into(order + "I", block, start + 2 + 12 * struct.unpack_from(order + "H", block, start)[0], 0)
         if 0 < thumbnail < len(block):
-            block[thumbnail:thumbnail + length] = b"\0" * min(length, len(block) - thumbnail)
+            block[thumbnail : thumbnail + length] = b"\0" * min(length, len(block) - thumbnail)
             if thumbnail + length >= len(block):
                 del block[thumbnail:]
     places = _set_numbers(block, order, start, {tiff.ORIENTATION: 1, tiff.WIDTH: size[0], tiff.HEIGHT: size[1]})
     if turned and 282 in places and 283 in places:
         x, y = places[282] + 8, places[283] + 8
-        block[x:x + 4], block[y:y + 4] = block[y:y + 4], block[x:x + 4]
+        block[x : x + 4], block[y : y + 4] = block[y : y + 4], block[x : x + 4]
     if tiff.EXIF in first:
         color = {40961: 1} if converted else {}
         _set_numbers(block, order, tiff.number(first, tiff.EXIF, 0), {**color, 40962: size[0], 40963: size[1]})
@@ -187,7 +248,7 @@ def updated_xmp(xmp, size):
 def updated_resources(resources):
     """Photoshop's image resources (IPTC is one) without thumbnails and color profile; what follows a garbled one is lost."""
     kept, at = [], 0
-    while resources[at:at + 4] == b"8BIM" and at + 12 <= len(resources):
+    while resources[at : at + 4] == b"8BIM" and at + 12 <= len(resources):
         number, name = struct.unpack_from(">HB", resources, at + 4)
         data = at + 6 + (name + 2) // 2 * 2
         if data + 4 > len(resources):

@@ -73,8 +73,8 @@ def blended(prepared, lab):
     total = np.zeros((*prepared.shape, 3), np.float32).swapaxes(0, axis)  # the longer side first
     weights = np.zeros((len(total), 1, 1), np.float32)
     for start, window in zip(prepared.starts, lab):
-        total[start:start + length] += weight * window.swapaxes(0, axis)
-        weights[start:start + length] += weight
+        total[start : start + length] += weight * window.swapaxes(0, axis)
+        weights[start : start + length] += weight
     return (total / weights).swapaxes(0, axis)
 
 
@@ -106,8 +106,10 @@ def join(picture, lab, network_lightness=False):
     for top, left in product(range(0, height, rows), range(0, width, columns)):
         right, bottom = min(left + columns, width), min(top + rows, height)
         box = (left * w / width, top * h / height, right * w / width, bottom * h / height)
-        planes = [np.asarray(plane.resize((right - left, bottom - top), Image.Resampling.BICUBIC, box))
-                  for plane in ([lightness] if network_lightness else []) + colors]
+        planes = [
+            np.asarray(plane.resize((right - left, bottom - top), Image.Resampling.BICUBIC, box))
+            for plane in ([lightness] if network_lightness else []) + colors
+        ]
         if network_lightness:
             y_root, y = (planes[0] + 16) / 116, None
         else:

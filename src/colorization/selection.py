@@ -11,8 +11,30 @@ from src.data.walk import walk
 from src.errors import InputError
 
 LITTER = ("thumbs.db", "desktop.ini")  # what desktops leave behind: named, but not counted; the walk leaves out hidden files
-SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".tif", ".tiff",
-            ".gif", ".heic", ".heif", ".avif", ".jxl", ".jp2", ".psd", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf")
+SUFFIXES = (
+    ".jpg",
+    ".jpeg",
+    ".jpe",
+    ".png",
+    ".webp",
+    ".bmp",
+    ".tif",
+    ".tiff",
+    ".gif",
+    ".heic",
+    ".heif",
+    ".avif",
+    ".jxl",
+    ".jp2",
+    ".psd",
+    ".dng",
+    ".cr2",
+    ".cr3",
+    ".nef",
+    ".arw",
+    ".raf",
+    ".orf",
+)
 
 
 class Stopped(KeyboardInterrupt):
@@ -74,8 +96,10 @@ def plan(inputs, output, overwrite):
     jobs, originals = {}, {os.path.realpath(source) for source, _ in found}
     for source, target in found:
         if jobs.setdefault(target, source) != source:
-            raise InputError(f"{jobs[target]} and {source} would both become {target}: colorize them one after the "
-                             "other, with another --test-output each")
+            raise InputError(
+                f"{jobs[target]} and {source} would both become {target}: colorize them one after the "
+                "other, with another --test-output each"
+            )
         if os.path.realpath(target) in originals:
             raise InputError(f"{target} is an original, which its result would overwrite: give another --test-output")
     skipped = set() if overwrite else _existing(jobs)
@@ -96,6 +120,8 @@ def _existing(jobs):
             there.add(target) if newer else stale.append(str(target))
     if stale:
         more = f" and {len(stale) - 5} more" if len(stale) > 5 else ""
-        raise InputError(f"already there, and older than the original: {', '.join(stale[:5])}{more}: give --overwrite True or "
-                         "another --test-output")
+        raise InputError(
+            f"already there, and older than the original: {', '.join(stale[:5])}{more}: give --overwrite True or "
+            "another --test-output"
+        )
     return there

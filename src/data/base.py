@@ -17,6 +17,7 @@ class Dataset:
 
     d[i] raises images.ImageError if that file is no usable image.
     """
+
     network = "cifar10"  # which networks suit it; None: those that suit the size
     size = 32  # pixels; an instance's may be set to another one
     test_images = None  # of the published test set, if there is one
@@ -47,8 +48,10 @@ class InMemory(Dataset):
         self.images, self.names = self.load(self.folder, split, download)
         for image, name in zip(self.images, self.names):
             if image.shape != (self.size, self.size, 3) or image.dtype != np.uint8:
-                raise InputError(f"{type(self).__name__}: {name} is {image.dtype} {image.shape}, and has to be uint8 "
-                                 f"{(self.size, self.size, 3)}; images.fit scales and crops")
+                raise InputError(
+                    f"{type(self).__name__}: {name} is {image.dtype} {image.shape}, and has to be uint8 "
+                    f"{(self.size, self.size, 3)}; images.fit scales and crops"
+                )
         self.images = np.asarray(self.images, np.uint8).reshape(-1, self.size, self.size, 3)
         if split == "train":
             colored = [name in self.broken or not images.is_gray(image) for image, name in zip(self.images, self.names)]
@@ -109,11 +112,12 @@ class InFiles(Dataset):
         except images.ImageError as error:
             if os.path.isdir(self.folder):
                 raise
-            raise InputError(f"{self.folder}: this folder is no longer there. When it is back, the same command goes "
-                             "on") from error
+            raise InputError(
+                f"{self.folder}: this folder is no longer there. When it is back, the same command goes on"
+            ) from error
 
     def _line(self, index):
-        return self.listing[self.ends[index - 1] + 1 if index else 0:self.ends[index]]
+        return self.listing[self.ends[index - 1] + 1 if index else 0 : self.ends[index]]
 
     def name(self, index):
         return os.fsdecode(self._line(index))

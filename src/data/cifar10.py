@@ -17,6 +17,7 @@ from src.errors import InputError, as_input_error
 
 class Cifar10(InMemory):
     """CIFAR-10 (Krizhevsky 2009), from its official Python archive or what is unpacked of it."""
+
     test_images = 10_000
     archive, unpacked = "cifar-10-python.tar.gz", "cifar-10-batches-py"
     url, md5 = f"https://www.cs.toronto.edu/~kriz/{archive}", "c58f30108f718f92721af3b95e74349a"
@@ -41,8 +42,11 @@ class Cifar10(InMemory):
                 raise absent("cifar10", folder, self.layout, f"{self.url} (--download True fetches it)")
             self.download(folder)
         print(f"cifar10: unpacking {folder / self.archive}", flush=True)
-        with as_input_error(f"{folder / self.archive}: cannot be unpacked there", f"; fetch it again from {self.url} or unpack "
-                            "it yourself", (OSError, EOFError, tarfile.TarError, zlib.error)):
+        with as_input_error(
+            f"{folder / self.archive}: cannot be unpacked there",
+            f"; fetch it again from {self.url} or unpack it yourself",
+            (OSError, EOFError, tarfile.TarError, zlib.error),
+        ):
             _unpack(folder / self.archive, folder, self.unpacked)
         return folder / self.unpacked
 
@@ -50,18 +54,26 @@ class Cifar10(InMemory):
         """Fetches the official archive into `folder`: whole and verified, or not at all."""
         import keras  # here, since it takes seconds and is hardly ever needed
 
-        with as_input_error(f"{self.url} could not be fetched into {folder}", "; nothing was kept. Fetch it by hand, or try "
-                            "--dataset demo, which needs no download", Exception):  # Keras raises no other
+        with as_input_error(
+            f"{self.url} could not be fetched into {folder}",
+            "; nothing was kept. Fetch it by hand, or try --dataset demo, which needs no download",
+            Exception,  # Keras raises no other
+        ):
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=".download-", dir=folder) as temporary:
-                fetched = keras.utils.get_file(self.archive, self.url, cache_dir=temporary, cache_subdir="",
-                                               file_hash=self.md5, hash_algorithm="md5")
+                fetched = keras.utils.get_file(
+                    self.archive, self.url, cache_dir=temporary, cache_subdir="", file_hash=self.md5, hash_algorithm="md5"
+                )
                 os.replace(fetched, folder / self.archive)
 
 
 # Opcodes that put their argument on the pickle machine's stack, and those that put a constant there.
-LITERALS = {opcode.name for opcode in pickletools.opcodes if opcode.arg and not opcode.stack_before
-            and opcode.stack_after not in ([], [pickletools.anyobject])}
+LITERALS = {
+    opcode.name
+    for opcode in pickletools.opcodes
+    if opcode.arg and not opcode.stack_before and opcode.stack_after not in ([], [pickletools.anyobject])
+}
+UINT8 = ["numpy dtype", "u1", 0, 1, 3, "|", None, None, None, -1, -1, 0]  # name, copy, align, version, byte order, ..., flags
 CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 
 
@@ -74,7 +86,7 @@ def _batch(path):
     """
     if not path.is_file():
         raise InputError(f"{path}: this batch is missing, or is not a regular file; fetch {Cifar10.url} again")
-    contents = path.read_bytes() if path.stat().st_size < 2 ** 30 else b""
+    contents = path.read_bytes() if path.stat().st_size < 2**30 else b""
     try:
         return _pixels(_literals(contents))
     except Exception as error:  # garbage raises nearly anything
@@ -96,7 +108,7 @@ def _literals(contents):
             function = argument or " ".join([found.pop(-2), found.pop()])
             if not re.fullmatch(r"(numpy|_codecs)[\w.]* \w+", function):
                 raise InputError(f"it asks for {function[:99]}, which no CIFAR-10 batch needs")
-            found.append(function)
+            found.append(re.sub(r"^numpy\._?core\.", "numpy ", function))  # numpy 2 has renamed its module
         elif name == "MEMOIZE" or name.endswith("PUT"):  # of what is no literal, the last in it is kept
             memo[len(memo) if name == "MEMOIZE" else argument] = found[-1:]
         elif name.endswith("GET"):
@@ -111,16 +123,24 @@ def _pixels(literals):
     start = next((i for i, value in enumerate(literals) if value in ("data", b"data")), None)
     if start is None:
         raise InputError("the key b'data' is missing")
-    match literals[start + 1:start + 22]:  # the dtype: its name, copy, align, version, byte order, ..., flags
-        case ["numpy.core.multiarray _reconstruct" | "numpy._core.multiarray _reconstruct", "numpy ndarray", 0, "b" | b"b",
-              1, n, 3072, "numpy dtype", "u1", 0, 1, 3, "|", None, None, None, -1, -1, 0, by_columns, pixels]:
+    match literals[start + 1 : start + 22]:
+        case [
+            "numpy.core.multiarray _reconstruct" | "numpy._core.multiarray _reconstruct",
+            "numpy ndarray",
+            0,
+            "b" | b"b",
+            1,
+            *rest,
+        ]:
+            n, columns, *dtype, by_columns, pixels = rest if len(rest) == 16 else [None] * 4
             order = "F" if by_columns else "C"
-        case ["numpy.core.numeric _frombuffer" | "numpy._core.numeric _frombuffer", pixels,  # protocol 5
-              "numpy dtype", "u1", 0, 1, 3, "|", None, None, None, -1, -1, 0, n, 3072, order, *_]:
-            pass
-        case found:
-            begins = ", ".join(str(value)[:40] for value in found[:9] if isinstance(value, (int, str)))
-            raise InputError(f"its data is not as numpy writes uint8 (n, 3072), but begins {begins}")
+        case ["numpy numeric _frombuffer", pixels, *rest]:  # protocol 5
+            dtype, (n, columns, order) = rest[:12], rest[12:15] if len(rest) >= 15 else [None] * 3
+        case _:
+            dtype = columns = None
+    if dtype != UINT8 or columns != 3072:
+        begins = ", ".join(str(value)[:40] for value in literals[start + 1 : start + 10] if isinstance(value, (int, str)))
+        raise InputError(f"its data is not as numpy writes uint8 (n, 3072), but begins {begins}")
     pixels = pixels.encode("latin1") if isinstance(pixels, str) else pixels
     return np.frombuffer(pixels, np.uint8).reshape(n, 3072, order=order)
 
@@ -136,7 +156,7 @@ def _unpack(archive, folder, unpacked):
                 continue
             if not member.isfile() or path.parent != Path(unpacked) or path.name in ("", ".."):
                 raise tarfile.TarError(f"{member.name} does not belong into CIFAR-10's archive")
-            if member.size > 2 ** 26:  # the real ones have 31 MB
+            if member.size > 2**26:  # the real ones have 31 MB
                 raise tarfile.TarError(f"{member.name} has {member.size:,} bytes")
             (Path(temporary) / path).write_bytes(tar.extractfile(member).read())
         try:

@@ -100,6 +100,7 @@ def _exactly(file, size):
 
 # JPEG
 
+
 def _jpeg(file, max_pixels):
     contents, kept, pixels = Contents("JPEG"), [_exactly(file, 2)], 0
     exif, icc, size = [], {}, 0
@@ -117,15 +118,15 @@ def _jpeg(file, max_pixels):
         if size > MAX_METADATA:
             contents.left_out = ["metadata over 64 MB"]
         elif data.startswith(EXIF):
-            exif.append(data[len(EXIF):])
+            exif.append(data[len(EXIF) :])
         elif data.startswith(XMP):
-            contents.xmp = contents.xmp or data[len(XMP):]
+            contents.xmp = contents.xmp or data[len(XMP) :]
         elif data.startswith(ICC) and len(data) > 14:
             icc.setdefault(data[12], data[14:])
         elif data.startswith((EXTENDED_XMP, PHOTOSHOP)) or marker == 0xFE:
             contents.parts.append((marker, data))
         elif data.startswith(MULTI):
-            contents.pictures = max(1, tiff.number(first_directory(data[len(MULTI):]), 0xB001, 1))
+            contents.pictures = max(1, tiff.number(first_directory(data[len(MULTI) :]), 0xB001, 1))
         else:
             name = data[:20].split(b"\0")[0]
             name = f" {name.decode()}" if name.isalnum() else ""
@@ -171,11 +172,12 @@ def _end_of_scans(data):
         scans += found[0] == b"\xff\xda"
         if scans > MAX_SCANS:
             raise ValueError(f"it has over {MAX_SCANS} scans")
-        at = found.end() + int.from_bytes(data[found.end():found.end() + 2], "big")
+        at = found.end() + int.from_bytes(data[found.end() : found.end() + 2], "big")
     return None
 
 
 # PNG
+
 
 def _png(file, max_pixels):
     contents, kept, pixels, size, limit = Contents("PNG"), [], [], 0, 0
@@ -283,6 +285,7 @@ def _raw_profile(text):
 
 # WebP
 
+
 def _webp(file, max_pixels):
     end = struct.unpack("<4xI4x", _exactly(file, 12))[0] + 8
     contents, kept, limit, frames = Contents("WEBP"), [], SPARE, 0
@@ -328,6 +331,7 @@ def _webp_pixels(name, start):
 
 # TIFF
 
+
 def _tiff(file, max_pixels):
     order, found = tiff.directories(file)
     if not found:
@@ -344,7 +348,11 @@ def _tiff(file, max_pixels):
     photometric = tiff.number(tags, tiff.PHOTOMETRIC, 1)
     usual, whole = {0: 1, 1: 1, 2: 3, 5: 4, 6: 3}.get(photometric), tiff.numbers(tags, 530, [2, 2]) == [1, 1]
     rare = whole if photometric == 6 else usual and (bits > 8 or channels > usual)
-    if not (rare and tiff.number(tags, tiff.COMPRESSION, 1) in tiff.BYTEWISE and bits <= 16
-            and set(tiff.numbers(tags, tiff.FORMAT, [1])) == {1}):  # Pillow reads some of these wrong and some not at all
+    if not (
+        rare
+        and tiff.number(tags, tiff.COMPRESSION, 1) in tiff.BYTEWISE
+        and bits <= 16
+        and set(tiff.numbers(tags, tiff.FORMAT, [1])) == {1}
+    ):  # Pillow reads some of these wrong and some not at all
         contents.stream = tiff.bare(file, tags)
     return contents

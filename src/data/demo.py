@@ -10,6 +10,7 @@ class Demo(InMemory):
 
     The right quarter of each photograph is for testing, the rest for training.
     """
+
     photographs = ("astronaut", "chelsea", "coffee", "rocket", "stereo_motorcycle")
 
     def load(self, folder, split, download):
@@ -23,10 +24,10 @@ class Demo(InMemory):
             region = photograph[:, :cut] if split == "train" else photograph[:, cut:]
             for shrink in (2, 4):
                 height, width = (side // shrink for side in region.shape[:2])
-                small = region[:height * shrink, :width * shrink].reshape(height, shrink, width, shrink, 3).mean((1, 3))
+                small = region[: height * shrink, : width * shrink].reshape(height, shrink, width, shrink, 3).mean((1, 3))
                 stride = 8 if split == "train" else 16
                 for top in range(0, height - 31, stride):
                     for left in range(0, width - 31, stride):
-                        patches.append(small[top:top + 32, left:left + 32].round().astype(np.uint8))
+                        patches.append(small[top : top + 32, left : left + 32].round().astype(np.uint8))
                         names.append(f"{name}/{shrink}:{left},{top}")
         return np.stack(patches), names

@@ -19,6 +19,7 @@ class Folder(InFiles):
     If there are folders train/ and test/ in it, they are the parts. Else a share of the files is for testing, drawn by
     a hash of each file's path: files that are added later move none from one part to the other.
     """
+
     network, size = None, 256
 
     def __init__(self, folder, split, download=False, size=None, test_share=0.05):
@@ -34,25 +35,30 @@ class Folder(InFiles):
             print(f"folder: {len(files) - len(pictures):,} files in {top} are no images and are passed over", flush=True)
         if not pictures:
             raise InputError(f"{top}: holds no image files ({', '.join(images.FORMATS)})")
-        found = [split.encode() + b"/" + file if parts else file for file in pictures
-                 if parts or (_share(file) < test_share) == (split == "test")]
+        found = [
+            split.encode() + b"/" + file if parts else file
+            for file in pictures
+            if parts or (_share(file) < test_share) == (split == "test")
+        ]
         if not found:
-            raise InputError(f"{folder}: all of its {len(pictures):,} images are for "
-                             f"{'training' if split == 'test' else 'testing'}; give another --test-share than "
-                             f"{test_share:g}, or folders train/ and test/ in it")
+            raise InputError(
+                f"{folder}: all of its {len(pictures):,} images are for "
+                f"{'training' if split == 'test' else 'testing'}; give another --test-share than "
+                f"{test_share:g}, or folders train/ and test/ in it"
+            )
         super().__init__(folder, b"".join(file + b"\n" for file in found), size)
 
 
 def _share(file):
     """A number in [0, 1) that depends on nothing but the path (bytes)."""
-    return int.from_bytes(hashlib.sha256(file).digest()[:6], "big") / 2 ** 48
+    return int.from_bytes(hashlib.sha256(file).digest()[:6], "big") / 2**48
 
 
 def _is_picture(top, file):
     if file.lower().endswith(SUFFIXES):
         return True
     try:
-        with images.opened(os.path.join(top, os.fsdecode(file)), max_pixels=2 ** 62):
+        with images.opened(os.path.join(top, os.fsdecode(file)), max_pixels=2**62):
             return True
     except images.ImageError:
         return False

@@ -21,8 +21,15 @@ from src import files
 from src.data import containers, tiff
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")  # no other decoder of Pillow's ever sees a stranger's bytes
-UPRIGHT = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_270", 7: "TRANSVERSE",
-           8: "ROTATE_90"}  # what undoes an orientation
+UPRIGHT = {
+    2: "FLIP_LEFT_RIGHT",
+    3: "ROTATE_180",
+    4: "FLIP_TOP_BOTTOM",
+    5: "TRANSPOSE",
+    6: "ROTATE_270",
+    7: "TRANSVERSE",
+    8: "ROTATE_90",
+}  # what undoes an orientation
 # Who reads pixels has no use for warnings, and every read has a size limit of its own. Pillow's error for pictures of twice
 # the size of which it warns stays, as a second limit.
 warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -178,7 +185,7 @@ def _from_samples(file, contents):
     if samples.shape[2] < colors:
         raise ValueError(f"it has {samples.shape[2]} channels where {colors} are needed")
     color, more = samples[..., :colors], samples[..., colors:]
-    which = [i for i, kind in enumerate(extra[:more.shape[2]]) if kind in (1, 2)]
+    which = [i for i, kind in enumerate(extra[: more.shape[2]]) if kind in (1, 2)]
     alpha = more[..., which[0]] if which else more[..., 0] if more.shape[2] and not extra else None
     if alpha is not None and which and extra[which[0]] == 1:  # colors that are multiplied by alpha
         share = np.maximum(alpha, 1)[..., None].astype(np.uint16)
@@ -272,10 +279,13 @@ def encode(file, image, format, **parameters):
 def _bmp_header(image, *dpi):
     """Of 32-bit pixels, bottom row first, that says (version 4) that there is alpha; Pillow's keeps that to itself."""
     size = 4 * image.width * image.height
-    return (struct.pack("<2sIII", b"BM", 122 + size, 0, 122)
-            + struct.pack("<IiiHHIIiiII", 108, image.width, image.height, 1, 32, 3, size,
-                          *(round(each / 0.0254) for each in dpi), 0, 0)
-            + struct.pack("<4I4s48x", 0xFF0000, 0xFF00, 0xFF, 0xFF000000, b"BGRs"))
+    return (
+        struct.pack("<2sIII", b"BM", 122 + size, 0, 122)
+        + struct.pack(
+            "<IiiHHIIiiII", 108, image.width, image.height, 1, 32, 3, size, *(round(each / 0.0254) for each in dpi), 0, 0
+        )
+        + struct.pack("<4I4s48x", 0xFF0000, 0xFF00, 0xFF, 0xFF000000, b"BGRs")
+    )
 
 
 def write(path, pixels):

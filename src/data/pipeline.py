@@ -22,6 +22,7 @@ class Unusable:
         log: Path of the log file; a run that goes on begins with what it says.
         datasets: whose files it may name. Lines with other names are garbage, and are dropped; () to take every name.
     """
+
     FOR_NOW = "to be tried again: "
 
     def __init__(self, log=None, datasets=()):
@@ -67,12 +68,14 @@ class Unusable:
 
     def keep(self, function):
         """`function`, with what it raises kept in `failure`."""
+
         def call(*arguments):
             try:
                 return function(*arguments)
             except Exception as error:
                 self.failure = error
                 raise
+
         return call
 
 
@@ -112,8 +115,10 @@ def training_batches(dataset, batch_size, seed, start=0, unusable=None, context=
                 unusable.add(name, "no color")
             draw = draw or np.random.default_rng((seed, position))
             index = draw.integers(n)
-        raise InputError(f"a thousand draws in a row met no usable training image; {len(unusable):,} of {n:,} files are "
-                         f"unusable, such as {name} ({unusable.reasons[name]})")
+        raise InputError(
+            f"a thousand draws in a row met no usable training image; {len(unusable):,} of {n:,} files are "
+            f"unusable, such as {name} ({unusable.reasons[name]})"
+        )
 
     def load(indices, positions):
         return np.stack([usable(index, position) for index, position in zip(indices, positions)])
@@ -174,7 +179,7 @@ def full_batches(batches, batch_size):
         new += len(arrays[0])
         while new >= batch_size:
             end = len(kept[0]) - new + batch_size
-            yield [array[end - batch_size:end] for array in kept], batch_size
+            yield [array[end - batch_size : end] for array in kept], batch_size
             new -= batch_size
         kept = [array[-batch_size:] for array in kept]
     if new:

@@ -13,6 +13,7 @@ from src.errors import InputError
 
 class Places365(InFiles):
     """Places365-Standard, small images of 256x256 (Zhou et al. 2017): some 1.8 million files, read when they are needed."""
+
     network, size, test_images = "places365", 256, 36_500
     layout = "data_256/**/*.jpg for training and val_256/*.jpg for testing (or .jpeg, .png)"
     url = "http://places2.csail.mit.edu/download.html (Small images (256 * 256), train and val)"
@@ -48,8 +49,10 @@ def _listing(folder, top, name, deep):
     listing = b"".join(line + b"\n" for line in sorted(found))
     if before != listing:
         what = "written" if before is None else f"no longer matched {folder / top}: listed again"
-        print(f"places365: {path} {what}, {len(found):,} images"
-              + f"; {others:,} other files are passed over" * bool(others), flush=True)
+        print(
+            f"places365: {path} {what}, {len(found):,} images" + f"; {others:,} other files are passed over" * bool(others),
+            flush=True,
+        )
     try:
         with files.atomic_write(path) as part:
             part.write_bytes(listing)

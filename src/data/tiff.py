@@ -12,7 +12,17 @@ from PIL import Image
 WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, ORIENTATION, SAMPLES, ROWS_PER_STRIP = 256, 257, 258, 259, 262, 274, 277, 278
 OFFSETS, COUNTS = (273, 324), (279, 325)  # of strips, of tiles
 PLANAR, PREDICTOR, TILE_WIDTH, TILE_HEIGHT, EXTRA, FORMAT, EXIF, PROFILE, GPS, INTEROP = (
-    284, 317, 322, 323, 338, 339, 34665, 34675, 34853, 40965)
+    284,
+    317,
+    322,
+    323,
+    338,
+    339,
+    34665,
+    34675,
+    34853,
+    40965,
+)
 # What the pixels need: size, samples, compression, FillOrder, ColorMap, InkSet, JPEG's and fax's tables, YCbCr.
 PIXEL_TAGS = (256, 257, 258, 259, 262, 266, 277, 278, 284, 292, 293, 317, 320, 322, 323, 332, 338, 339, 347, 529, 530, 531, 532)
 BYTEWISE = (1, 5, 8, 32773, 32946, 34925, 50000)  # none, LZW, Deflate, PackBits, Deflate, LZMA, Zstandard
@@ -69,10 +79,10 @@ def _read(file, order, at):
             file.seek(struct.unpack_from(order + "I", table, i + 8)[0])
             value = file.read(size)
         else:
-            value = table[i + 8:i + 8 + size]
+            value = table[i + 8 : i + 8 + size]
         if len(value) == size:
             directory.setdefault(tag, (kind, count, value if order == "<" else swapped(kind, value)))
-    following = table[12 * entries:]
+    following = table[12 * entries :]
     return directory, struct.unpack(order + "I", following)[0] if len(following) == 4 else 0
 
 
@@ -98,7 +108,7 @@ def entry(kind, *values):
     """One directory entry: type and values, numbers or (for type 1, 2 and 7) one bytes object."""
     if isinstance(values[0], bytes):
         return kind, len(values[0]), values[0]
-    return kind, len(values), struct.pack(f"<{len(values)}{ {3: 'H', 4: 'I'}[kind]}", *values)
+    return kind, len(values), struct.pack(f"<{len(values)}{ {3: 'H', 4: 'I'}[kind] }", *values)
 
 
 def written(directory, at, following=0):
@@ -168,8 +178,11 @@ def samples(file, order, directory):
     bits, width, height = max(bits), number(directory, WIDTH, 0), number(directory, HEIGHT, 0)
     which, places = pieces(file, directory)
     planar = number(directory, PLANAR, 1) == 2 and channels > 1
-    w, h = ((number(directory, TILE_WIDTH, 0), number(directory, TILE_HEIGHT, 0)) if which
-            else (width, min(height, number(directory, ROWS_PER_STRIP, height))))
+    w, h = (
+        (number(directory, TILE_WIDTH, 0), number(directory, TILE_HEIGHT, 0))
+        if which
+        else (width, min(height, number(directory, ROWS_PER_STRIP, height)))
+    )
     if not w or not h:
         raise ValueError("its strips or tiles have no size")
     across, down = -(-width // w), -(-height // h)
@@ -185,14 +198,18 @@ def samples(file, order, directory):
             top, bottom = first * h, min(last * h, height)
             begin = plane * across * down
             piece = {TILE_WIDTH: row_bytes, TILE_HEIGHT: h} if which else {ROWS_PER_STRIP: h}
-            data = _bytes(file, directory, slice(begin + first * across, begin + last * across),
-                          {WIDTH: row_bytes * across, HEIGHT: bottom - top, **piece})
-            values = _unpacked(data.reshape(bottom - top, across, row_bytes), bits, order)[..., :w * inner]
+            data = _bytes(
+                file,
+                directory,
+                slice(begin + first * across, begin + last * across),
+                {WIDTH: row_bytes * across, HEIGHT: bottom - top, **piece},
+            )
+            values = _unpacked(data.reshape(bottom - top, across, row_bytes), bits, order)[..., : w * inner]
             values = values.reshape(bottom - top, across, w, inner)
             if number(directory, PREDICTOR, 1) == 2:
                 values = np.cumsum(values, axis=2, dtype=np.uint16) & ((1 << bits) - 1)
             values = values.reshape(bottom - top, across * w, inner)[:, :width]
-            result[top:bottom, :, plane:plane + 1 if planar else None] = values
+            result[top:bottom, :, plane : plane + 1 if planar else None] = values
     return result
 
 
@@ -212,5 +229,5 @@ def _unpacked(data, bits, order):
     if bits == 16:
         return np.ascontiguousarray(data).view(f"{order}u2").astype(np.uint16)
     count = data.shape[-1] * 8 // bits
-    single = np.unpackbits(data, axis=-1)[..., :count * bits].reshape(*data.shape[:-1], count, bits)
+    single = np.unpackbits(data, axis=-1)[..., : count * bits].reshape(*data.shape[:-1], count, bits)
     return single @ (1 << np.arange(bits - 1, -1, -1)).astype(np.uint16)

@@ -23,8 +23,10 @@ def walk(top, deep=True, without=None, say=print, failed=None):
         path = os.path.join(top, folder) if folder else top
         real = os.path.realpath(path)
         if real == excluded or real in seen:
-            say(f"{os.fsdecode(path)} is left out: it is {os.fsdecode(real)}, "
-                + ("in the input already" if real in seen else "where the results go"))
+            say(
+                f"{os.fsdecode(path)} is left out: it is {os.fsdecode(real)}, "
+                + ("in the input already" if real in seen else "where the results go")
+            )
             continue
         seen.add(real)
         folders, links = [], []

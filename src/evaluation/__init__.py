@@ -21,7 +21,7 @@ SEED = 1  # of the baselines' sample and of the intervals: the same data give th
 CHROMA_SAMPLE = 1000  # training images, for the mean of their colors
 LOSSES_SAMPLE = 1000  # test images, for the losses: two passes of the discriminator would be a quarter of all the time
 SHOWN = 8  # of the best, the median and the worst images each
-KEPT_BYTES = 2 ** 28  # of pictures that may be shown in the end
+KEPT_BYTES = 2**28  # of pictures that may be shown in the end
 UNWRITTEN = (OSError, tf.errors.OpError)  # what a checkpoint that cannot be written raises
 
 
@@ -29,20 +29,12 @@ def run(options):
     """Measures a checkpoint, or another method's pictures, on the test images and writes the report. Returns the exit code."""
     _refuse_contradictions(options)
     tests = open_dataset(options.dataset, options.dataset_path, "test", options.download, test_share=options.test_share)
-    notes, model, checkpoint, given = [], None, None, None
-    if options.results:
-        devices.select(options.gpu_ids[:1])
-        tests.size = options.image_size or tests.size
-        given = Results(options.results, tests)
-        notes.append("Accuracy is of pictures in 8 bits a channel; for networks it is of their own output, before rounding.")
-    else:
-        model, checkpoint = checkpoints.load_for_inference(options, tests)
+    notes = []
+    model, checkpoint, given = _subject(options, tests, notes)
     source = Path(options.results or checkpoint.prefix)
     folder = options.output or source.parent / "evaluation" / source.name
     unwritable = f"{folder}: the report cannot be written there"
-    with as_input_error(unwritable, "; choose another folder with --output"):
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()  # fails now rather than after an hour
+    _make_writable(folder, unwritable)
     features = fid.inception() if options.fid else None  # may fail, and better now than after an hour
     training = _training_images(options, tests.size, notes)
     calibrated = _adapt(model, checkpoint, training, options, notes) if model else None
@@ -60,18 +52,45 @@ def run(options):
         if features:
             _add_distances(fid.distances(measured.moments), means, len(measured.rows), notes)
         results = {
-            "dataset": options.dataset, "images": len(measured.rows), "checkpoint": checkpoint and str(checkpoint.prefix),
-            "step": checkpoint and checkpoint.step, "color_space": model and model.config.color_space,
-            "normalization": model and model.config.normalization, **means, "intervals": intervals,
-            "image_size": tests.size, "results": given and {"folder": str(options.results), **given.account()},
-            "mean_chroma": chroma, "calibrated": calibrated, "label_smoothing": options.label_smoothing, "l1_weight": l1_weight,
-            "acc_thresh": options.acc_thresh, "batch_size": options.batch_size, "seed": options.seed, "notes": notes,
-            "without_color": measured.gray, "unusable": measured.unusable.reasons}
+            "dataset": options.dataset,
+            "images": len(measured.rows),
+            "checkpoint": checkpoint and str(checkpoint.prefix),
+            "step": checkpoint and checkpoint.step,
+            "color_space": model and model.config.color_space,
+            "normalization": model and model.config.normalization,
+            **means,
+            "intervals": intervals,
+            "image_size": tests.size,
+            "results": given and {"folder": str(options.results), **given.account()},
+            "mean_chroma": chroma,
+            "calibrated": calibrated,
+            "l1_weight": l1_weight,
+            **{name: getattr(options, name) for name in ("label_smoothing", "acc_thresh", "batch_size", "seed")},
+            "notes": notes,
+            "without_color": measured.gray,
+            "unusable": measured.unusable.reasons,
+        }
         results = report.printable(results)
         report.write(folder, results, measured.shown(), values, [tests.name(i) for i in measured.rows], record, source.parent)
     print(report.table(results))
     print(f"Written to {folder}: metrics.json, per_image.csv, grid.png, report.html{', images/' * options.save_images}")
     return 0
+
+
+def _subject(options, tests, notes):
+    """-> (model, checkpoint, None) or, for another method's pictures, (None, None, Results)."""
+    if not options.results:
+        return *checkpoints.load_for_inference(options, tests), None
+    devices.select(options.gpu_ids[:1])
+    tests.size = options.image_size or tests.size
+    notes.append("Accuracy is of pictures in 8 bits a channel; for networks it is of their own output, before rounding.")
+    return None, None, Results(options.results, tests)
+
+
+def _make_writable(folder, unwritable):
+    with as_input_error(unwritable, "; choose another folder with --output"):
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()  # fails now rather than after an hour
 
 
 def _refuse_contradictions(options):
@@ -81,8 +100,10 @@ def _refuse_contradictions(options):
         checkpoints.check_prefix(options.save_generator, options.overwrite)
     for name in ("calibrate", "save_generator", "save_images") if options.results else ():
         if getattr(options, name):
-            raise InputError(f"--{name.replace('_', '-')}: goes with a checkpoint, and --results {options.results} measures "
-                             "pictures; leave one out")
+            raise InputError(
+                f"--{name.replace('_', '-')}: goes with a checkpoint, and --results {options.results} measures "
+                "pictures; leave one out"
+            )
 
 
 def _training_images(options, size, notes):
@@ -104,11 +125,15 @@ def _adapt(model, checkpoint, training, options, notes):
             checkpoints.save_generator(model, checkpoint, options.save_generator, options.overwrite, calibrated)
         notes.append(f"The generator is also {options.save_generator}; use it with --checkpoints-path.")
     if model.config.normalization == "batch":
-        notes.append("Normalized by the statistics of each batch: the colors of an image depend on its neighbours in a "
-                     f"batch of {options.batch_size}.")
+        notes.append(
+            "Normalized by the statistics of each batch: the colors of an image depend on its neighbours in a "
+            f"batch of {options.batch_size}."
+        )
     elif checkpoint.original and not calibrated:
-        notes.append("The original program never trained the moving statistics that this evaluation uses: leave "
-                     "--normalization out, or --calibrate them.")
+        notes.append(
+            "The original program never trained the moving statistics that this evaluation uses: leave "
+            "--normalization out, or --calibrate them."
+        )
     elif calibrated:
         notes.append(f"Normalized by moving statistics, calibrated on {calibrated:,} training images.")
     if not model.discriminator:
@@ -135,6 +160,7 @@ def _calibrate(model, checkpoint, training, options, notes):
 
 def mean_chroma(sample, batch_size):
     """Returns the mean [a, b] (CIELAB) of all pixels of a Dataset's images; None if none is usable."""
+
     @tf.function(autograph=False)
     def total(pixels):
         return tf.reduce_sum(tf.reduce_mean(color.rgb_to_lab(tf.cast(pixels, tf.float32) / 255)[..., 1:], (1, 2)), 0)
@@ -150,8 +176,10 @@ def _add_distances(distances, means, count, notes):
     for protocol, distance in distances.items():
         place = means if protocol in means else means["baselines"]
         place[protocol]["fid"] = distance if np.isfinite(distance) else None
-    notes.append(f"FID: Fréchet distance of Keras Inception-v3 features, {count:,} pictures against their originals; less is "
-                 "better. Compare it only with figures of the same features and the same number of images: few raise it.")
+    notes.append(
+        f"FID: Fréchet distance of Keras Inception-v3 features, {count:,} pictures against their originals; less is "
+        "better. Compare it only with figures of the same features and the same number of images: few raise it."
+    )
 
 
 class Measured:
@@ -179,9 +207,15 @@ class Measured:
             batches = pipeline.full_batches(self._read(batch_size, given, bar), batch_size)
             for number, (arrays, new) in enumerate(batches):
                 found, pictures = measure(*arrays[1:], with_losses=not given and number % every == 0)
-                self._add(*(array[-new:] for array in arrays[:2]), {key: value.numpy()[-new:] for key, value in found.items()},
-                          {protocol: output.numpy()[-new:] for protocol, output in pictures.items()
-                           if protocol == "metrics" or self.features})
+                self._add(
+                    *(array[-new:] for array in arrays[:2]),
+                    {key: value.numpy()[-new:] for key, value in found.items()},
+                    {
+                        protocol: output.numpy()[-new:]
+                        for protocol, output in pictures.items()
+                        if protocol == "metrics" or self.features
+                    },
+                )
 
     def _read(self, batch_size, given, bar):
         """Yields (indices, originals) or, with pictures given, (indices, originals, pictures)."""
@@ -191,8 +225,9 @@ class Measured:
             if not given:
                 yield indices, pixels
                 continue
-            found = {row: picture for row, index in enumerate(indices)
-                     if (picture := given.read(index, self.tests.size)) is not None}
+            found = {
+                row: picture for row, index in enumerate(indices) if (picture := given.read(index, self.tests.size)) is not None
+            }
             if found:
                 yield indices[list(found)], pixels[list(found)], np.stack(list(found.values()))
 
@@ -213,11 +248,11 @@ class Measured:
 
     def _forget(self):
         """Drops pictures that are neither best nor worst so far, nor as near to the median as memory allows."""
-        most = max(3 * SHOWN, KEPT_BYTES // (6 * self.tests.size ** 2))
+        most = max(3 * SHOWN, KEPT_BYTES // (6 * self.tests.size**2))
         if len(self.kept) > most:
             order, half = np.argsort(self.errors, kind="stable"), most // 2
             middle = len(order) // 2
-            wanted = {*order[:SHOWN], *order[-SHOWN:], *order[max(0, middle - half):middle + half]}
+            wanted = {*order[:SHOWN], *order[-SHOWN:], *order[max(0, middle - half) : middle + half]}
             self.kept = {row: pair for row, pair in self.kept.items() if row in wanted}
 
     def values(self, options, notes, given=None):
@@ -228,18 +263,26 @@ class Measured:
             reason = f"can be read{', e.g. ' * bool(example)}{example}" if not self.gray else "has color"
             raise InputError(f"{options.results or options.dataset_path}: none of {len(self.tests):,} test images {reason}")
         if self.unusable.reasons:
-            notes.append(f"{len(self.unusable):,} of {len(self.tests):,} test files cannot be read and are left out, "
-                         f"e.g. {example}")
+            notes.append(
+                f"{len(self.unusable):,} of {len(self.tests):,} test files cannot be read and are left out, e.g. {example}"
+            )
         if self.gray:
-            notes.append(f"Left out, without color: {self.gray:,} of {len(self.tests):,} test images; copying gray would be "
-                         "perfect for them.")
-        titles = {"missing": "Left out, without a picture", "surplus": "Pictures of no test image",
-                  "refused": f"Left out, with an unusable picture ({example})"}
+            notes.append(
+                f"Left out, without color: {self.gray:,} of {len(self.tests):,} test images; copying gray would be "
+                "perfect for them."
+            )
+        titles = {
+            "missing": "Left out, without a picture",
+            "surplus": "Pictures of no test image",
+            "refused": f"Left out, with an unusable picture ({example})",
+        }
         for what, names in given.account().items() if given else ():
             if names:
                 notes.append(f"{titles[what]}: {len(names):,}, e.g. {', '.join(names[:3])}")
-        values = {key: np.concatenate([batch.get(key, np.full(len(batch["metrics", "mae"]), np.nan)) for batch in self.batches])
-                  for key in self.batches[0]}
+        values = {
+            key: np.concatenate([batch.get(key, np.full(len(batch["metrics", "mae"]), np.nan)) for batch in self.batches])
+            for key in self.batches[0]
+        }
         values, identical = paired_psnr(values)
         if identical:
             notes.append(f"PSNR: without those images ({identical:,}) that some row of the table reproduces to the last bit.")
@@ -250,8 +293,10 @@ class Measured:
 
     def shown(self):
         """Returns a dict of "best", "median" and "worst" to a list of (name, MAE in percent, original, colorized)."""
-        return {title: [(self.tests.name(self.rows[row]), self.errors[row], *self.kept[row]) for row in rows]
-                for title, rows in extremes(np.array(self.errors), SHOWN, self.kept).items()}
+        return {
+            title: [(self.tests.name(self.rows[row]), self.errors[row], *self.kept[row]) for row in rows]
+            for title, rows in extremes(np.array(self.errors), SHOWN, self.kept).items()
+        }
 
 
 def extremes(errors, most, kept=None):

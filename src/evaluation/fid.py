@@ -15,8 +15,11 @@ def inception():
     Returns: a tf.function: uint8 RGB (N, S, S, 3) -> its pooled features float32 (N, 2048).
     """
     folder = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras", "models")
-    with as_input_error("--fid True: the weights of Keras' Inception-v3 cannot be had",
-                        f"; fetch that file on another machine and put it into {folder}", Exception):  # Keras raises no other
+    with as_input_error(
+        "--fid True: the weights of Keras' Inception-v3 cannot be had",
+        f"; fetch that file on another machine and put it into {folder}",
+        Exception,
+    ):  # Keras raises no other
         network = keras.applications.InceptionV3(include_top=False, pooling="avg")
 
     @tf.function(autograph=False, reduce_retracing=True)
@@ -54,8 +57,9 @@ def frechet_distance(mean, covariance, other_mean, other_covariance):
     root = vectors * np.sqrt(values.clip(0)) @ vectors.T
     # C C' is similar to root C' root, which is symmetric: so its eigenvalues are real and found safely.
     eigenvalues = np.linalg.eigvalsh(root @ other_covariance @ root).clip(0)
-    return float(np.square(mean - other_mean).sum() + np.trace(covariance) + np.trace(other_covariance)
-                 - 2 * np.sqrt(eigenvalues).sum())
+    return float(
+        np.square(mean - other_mean).sum() + np.trace(covariance) + np.trace(other_covariance) - 2 * np.sqrt(eigenvalues).sum()
+    )
 
 
 def distances(moments):

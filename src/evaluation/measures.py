@@ -17,6 +17,7 @@ def measurer(model, thresholds, chroma, label_smoothing=False, l1_weight=100.0):
         thresholds: of the accuracies.
         chroma: [a, b] of the second baseline; None: leave it out.
     """
+
     @tf.function(reduce_retracing=True, autograph=False)
     def measure(truth, given=None, with_losses=False):
         """Measures test images, uint8 RGB (N, S, S, 3).
@@ -33,8 +34,11 @@ def measurer(model, thresholds, chroma, label_smoothing=False, l1_weight=100.0):
             lab, losses = model.evaluate(truth, label_smoothing, l1_weight)
         else:
             lab = model.generate(color.luma(truth))
-        labs = {"metrics": lab, "metrics_true_lightness": tf.concat([truth_lab[..., :1], lab[..., 1:]], -1),
-                "gray": color.rgb_to_lab(tf.repeat(tf.round(color.luma(truth)), 3, -1) / 255)}
+        labs = {
+            "metrics": lab,
+            "metrics_true_lightness": tf.concat([truth_lab[..., :1], lab[..., 1:]], -1),
+            "gray": color.rgb_to_lab(tf.repeat(tf.round(color.luma(truth)), 3, -1) / 255),
+        }
         if chroma:
             labs["mean_chroma"] = tf.concat([truth_lab[..., :1], tf.zeros_like(lab[..., 1:]) + chroma], -1)
         pictures = {protocol: color.to_uint8(color.lab_to_rgb(lab)) for protocol, lab in labs.items()}

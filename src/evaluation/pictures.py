@@ -45,8 +45,11 @@ class Results:
             keys = [form(part) for part in (_relative(name), os.path.basename(name)) for form in (str, _without_suffix)]
             found = next((by_key[key] for key in keys if key in by_key), [])
             if len(found) > 1 or (found and found[0] in owners):
-                several = f"{found[0]} and {found[1]} may both be" if len(found) > 1 else (
-                    f"{found[0]} may be {owners[found[0]]} and")
+                several = (
+                    f"{found[0]} and {found[1]} may both be"
+                    if len(found) > 1
+                    else (f"{found[0]} may be {owners[found[0]]} and")
+                )
                 raise InputError(f"--results {folder}: {several} {name}; name each file as the test image, with .png behind")
             if found:
                 self.paths[index] = found[0]
@@ -55,8 +58,9 @@ class Results:
                 self.missing.append(name)
         self.surplus = [str(path.relative_to(self.folder)) for path in files if path not in owners]
         if not self.paths:
-            raise InputError(f"--results {folder}: none of its {len(files):,} pictures has the name of a test image, such as "
-                             f"{tests.name(0)}")
+            raise InputError(
+                f"--results {folder}: none of its {len(files):,} pictures has the name of a test image, such as {tests.name(0)}"
+            )
 
     def read(self, index, size):
         """The picture of a test image, uint8 RGB (size, size, 3); None if there is none, or if `refused` now says why not."""

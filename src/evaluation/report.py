@@ -20,19 +20,23 @@ from src.color import LUMA
 from src.data import images
 
 TITLES = {"mae": "MAE %", "psnr": "PSNR dB", "ssim": "SSIM", "colorfulness": "colorful", "fid": "FID"}
-LEGEND = ("Below each mean: its 95% interval, a bootstrap over the images. MAE: less is better. Accuracy, PSNR, SSIM: more. "
-          "Colorful (Hasler and Süsstrunk's M): the nearer to the truth's the better. With true L: the same a and b, with the "
-          "original's lightness.")
+LEGEND = (
+    "Below each mean: its 95% interval, a bootstrap over the images. MAE: less is better. Accuracy, PSNR, SSIM: more. "
+    "Colorful (Hasler and Süsstrunk's M): the nearer to the truth's the better. With true L: the same a and b, with the "
+    "original's lightness."
+)
 WIDTH, LABEL, CELL = 80, 12, 11  # columns of the terminal's table
 
 
 def rows(results):
     """The table: yields (label, means, intervals), two dicts by measure; intervals may be empty."""
-    for label, of in (("network" if results["checkpoint"] else "results", lambda values: values["metrics"]),
-                      ("with true L", lambda values: values["metrics_true_lightness"]),
-                      ("gray copied", lambda values: values["baselines"]["gray"]),
-                      ("mean a, b", lambda values: values["baselines"]["mean_chroma"]),
-                      ("truth", lambda values: {"colorfulness": values["metrics"]["colorfulness_truth"]})):
+    for label, of in (
+        ("network" if results["checkpoint"] else "results", lambda values: values["metrics"]),
+        ("with true L", lambda values: values["metrics_true_lightness"]),
+        ("gray copied", lambda values: values["baselines"]["gray"]),
+        ("mean a, b", lambda values: values["baselines"]["mean_chroma"]),
+        ("truth", lambda values: {"colorfulness": values["metrics"]["colorfulness_truth"]}),
+    ):
         if of(results):
             yield label, of(results), of(results["intervals"])
 
@@ -65,7 +69,7 @@ def table(results):
     """The report for a terminal of 80 columns."""
     compared, losses = columns(results)
     out, titles, fit = ["", *_wrapped(describe(results))], list(compared), (WIDTH - LABEL) // CELL
-    for block in (titles[i:i + fit] for i in range(0, len(titles), fit)):
+    for block in (titles[i : i + fit] for i in range(0, len(titles), fit)):
         out += ["", " " * LABEL + "".join(f"{compared[name]:>{CELL}}" for name in block)]
         for label, means, intervals in rows(results):
             if any(name in means for name in block):
@@ -87,8 +91,10 @@ def describe(results):
     count = f"{results['dataset']}: {results['images']:,} test image{'s' * (results['images'] != 1)} with color"
     if results["results"]:
         return f"{count}; pictures of {results['results']['folder']}"
-    return (f"{count}; {Path(results['checkpoint']).name}, step {results['step']:,}, {results['color_space']}, "
-            f"{results['normalization']} statistics")
+    return (
+        f"{count}; {Path(results['checkpoint']).name}, step {results['step']:,}, {results['color_space']}, "
+        f"{results['normalization']} statistics"
+    )
 
 
 def printable(value):
@@ -109,13 +115,25 @@ def write(folder, results, shown, values, names, record, run_folder):
         part.write_text(json.dumps(results, indent=1, allow_nan=False) + "\n")
     with files.atomic_write(folder / "per_image.csv") as part, open(part, "w", newline="", errors="surrogateescape") as file:
         writer = csv.writer(file)
-        writer.writerow(["image", *(name if protocol == "metrics" else f"{protocol.removeprefix('metrics_')}/{name}"
-                                    for protocol, name in values)])
-        writer.writerows([name, *("" if math.isnan(value) else f"{value:.6g}" for value in row)]
-                         for name, row in zip(names, zip(*values.values())))
-    groups = {f"{title.capitalize()} by MAE": [(name, f"MAE {error:.2f}%", _strip(original, output))
-                                               for name, error, original, output in group]
-              for title, group in shown.items()}
+        writer.writerow(
+            [
+                "image",
+                *(
+                    name if protocol == "metrics" else f"{protocol.removeprefix('metrics_')}/{name}"
+                    for protocol, name in values
+                ),
+            ]
+        )
+        writer.writerows(
+            [name, *("" if math.isnan(value) else f"{value:.6g}" for value in row)]
+            for name, row in zip(names, zip(*values.values()))
+        )
+    groups = {
+        f"{title.capitalize()} by MAE": [
+            (name, f"MAE {error:.2f}%", _strip(original, output)) for name, error, original, output in group
+        ]
+        for title, group in shown.items()
+    }
     images.write(folder / "grid.png", _grid(groups))
     with files.atomic_write(folder / "report.html") as part:
         part.write_bytes(_page(run_folder, results, groups, record).encode(errors="replace"))
@@ -157,8 +175,9 @@ def _page(run_folder, results, groups, record):
 
     def body(rows, titles):
         for label, means, intervals in rows:
-            cells = "".join(f"<td>{number(means.get(name))}<small>{interval(intervals.get(name), '–')}</small></td>"
-                            for name in titles)
+            cells = "".join(
+                f"<td>{number(means.get(name))}<small>{interval(intervals.get(name), '–')}</small></td>" for name in titles
+            )
             yield f"<tr><th scope=row>{escape(label)}</th>{cells}</tr>"
 
     def head(titles):
@@ -167,8 +186,11 @@ def _page(run_folder, results, groups, record):
     def listed(values):
         return "".join(f"<dt>{escape(str(key))}</dt><dd>{escape(str(value))}</dd>" for key, value in values.items())
 
-    evaluation = {key: results[key] for key in ("checkpoint", "results", "image_size", "acc_thresh", "label_smoothing",
-                                                "l1_weight", "batch_size", "seed") if results[key] is not None}
+    evaluation = {
+        key: results[key]
+        for key in ("checkpoint", "results", "image_size", "acc_thresh", "label_smoothing", "l1_weight", "batch_size", "seed")
+        if results[key] is not None
+    }
     if results["results"]:
         evaluation["results"] = results["results"]["folder"]
     networks = ("network", "color_space", "gray_range", "kernel_size", "filters", "discriminator")
@@ -176,16 +198,24 @@ def _page(run_folder, results, groups, record):
     more = []  # what only a checkpoint has
     if losses:
         body_of_losses = "".join(body([("mean", results["metrics"], results["intervals"]["metrics"])], losses))
-        more.append(f"<h2>Losses</h2><div class=wide><table id=losses><thead>{head(losses)}</thead><tbody>{body_of_losses}"
-                    "</tbody></table></div>")
+        more.append(
+            f"<h2>Losses</h2><div class=wide><table id=losses><thead>{head(losses)}</thead><tbody>{body_of_losses}"
+            "</tbody></table></div>"
+        )
     if record:
         more.append(f"<h2>Learning curves</h2>{_curves(run_folder, trained.get('visualize_window', 100))}")
         more.append(f"<details><summary>The checkpoint's options</summary><dl>{listed(trained)}</dl></details>")
     return Template((Path(__file__).with_name("report.html")).read_text()).substitute(
         title=escape(f"Evaluation of {Path(results['checkpoint'] or evaluation['results']).name}"),
-        summary=escape(describe(results)), head=head(compared), body="".join(body(rows(results), compared)),
-        legend=escape(LEGEND), notes="".join(f"<li>{escape(note)}</li>" for note in results["notes"]),
-        pictures="".join(_figures(groups)), evaluation=listed(evaluation), more="".join(more))
+        summary=escape(describe(results)),
+        head=head(compared),
+        body="".join(body(rows(results), compared)),
+        legend=escape(LEGEND),
+        notes="".join(f"<li>{escape(note)}</li>" for note in results["notes"]),
+        pictures="".join(_figures(groups)),
+        evaluation=listed(evaluation),
+        more="".join(more),
+    )
 
 
 def _figures(groups):
@@ -194,8 +224,10 @@ def _figures(groups):
         for name, caption, strip in group:
             # Photographs as JPEG: 24 of them would be 10 MB as PNG.
             kind = "png" if len(strip) < 256 else "jpeg"
-            yield (f"<figure><img alt='{escape(name)}: gray, original, colorized' src='{_embedded(strip, kind)}'>"
-                   f"<figcaption><b>{caption}</b> {escape(name)}</figcaption></figure>")
+            yield (
+                f"<figure><img alt='{escape(name)}: gray, original, colorized' src='{_embedded(strip, kind)}'>"
+                f"<figcaption><b>{caption}</b> {escape(name)}</figcaption></figure>"
+            )
         yield "</div>"
 
 

@@ -5,5 +5,13 @@ from src.networks.discriminator import Discriminator
 from src.networks.generator import Generator, dropout
 from src.networks.normalization import batch_statistics, moving_statistics
 
-__all__ = ["ARCHITECTURES", "Discriminator", "Generator", "NetworkConfig", "batch_statistics", "dropout", "moving_statistics",
-           "suited"]
+__all__ = [
+    "ARCHITECTURES",
+    "Discriminator",
+    "Generator",
+    "NetworkConfig",
+    "batch_statistics",
+    "dropout",
+    "moving_statistics",
+    "suited",
+]

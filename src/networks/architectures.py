@@ -11,6 +11,7 @@ from src.errors import InputError
 
 class Architecture(NamedTuple):
     """One dataset's networks. Units are (filters, stride), for 64 filters in the first convolution."""
+
     size: int  # pixels, of the images it is trained on
     encoder: tuple
     decoder: tuple  # filters only: the stride is always 2
@@ -28,14 +29,17 @@ ARCHITECTURES = {
     "cifar10": Architecture(
         size=32,
         encoder=((64, 1), (128, 2), (256, 2), (512, 2), (512, 2)),
-        decoder=(512, 256, 128, 64), dropouts=2,
-        discriminators={"deep": PATCH}),
+        decoder=(512, 256, 128, 64),
+        dropouts=2,
+        discriminators={"deep": PATCH},
+    ),
     "places365": Architecture(
         size=256,
         encoder=((64, 1), (64, 2), (128, 2), (256, 2), (512, 2), (512, 2), (512, 2), (512, 2)),
-        decoder=(512, 512, 512, 256, 128, 64, 64), dropouts=3,
-        discriminators={"deep": ((64, 2), (128, 2), (256, 2), (512, 2), (512, 2), (512, 2), (512, 1)),
-                        "patch": PATCH}),  # a later version of the original had it
+        decoder=(512, 512, 512, 256, 128, 64, 64),
+        dropouts=3,
+        discriminators={"deep": ((64, 2), (128, 2), (256, 2), (512, 2), (512, 2), (512, 2), (512, 1)), "patch": PATCH},
+    ),  # a later version of the original had it
 }
 
 
@@ -47,6 +51,7 @@ def suited(size):
 @dataclasses.dataclass(frozen=True)
 class NetworkConfig:
     """What builds a model's networks, and what a checkpoint records of them. InputError for values that do not fit together."""
+
     network: str  # a key of ARCHITECTURES
     color_space: str = "lab"  # of the generator's output: "lab" or "rgb"
     gray_range: int = 1  # the networks see luma in 0..gray_range: 1, or 255 as in the original
@@ -61,8 +66,10 @@ class NetworkConfig:
         if not self.image_size:
             object.__setattr__(self, "image_size", architecture.size)
         if self.image_size % architecture.stride:
-            raise InputError(f"--image-size {self.image_size}: the networks for {self.network} take multiples of "
-                             f"{architecture.stride} pixels")
+            raise InputError(
+                f"--image-size {self.image_size}: the networks for {self.network} take multiples of "
+                f"{architecture.stride} pixels"
+            )
 
     @property
     def architecture(self):
@@ -71,8 +78,9 @@ class NetworkConfig:
     def layers(self):
         """Yields (variables, outputs) of each convolution of the networks to train: of the generator, then of the
         discriminator. Outputs are of one image."""
+
         def layer(before, width, kernel_size=self.kernel_size):
-            return kernel_size ** 2 * before * width, side * side * width
+            return kernel_size**2 * before * width, side * side * width
 
         def scaled(width):
             return width * self.filters // 64 or 1
@@ -102,13 +110,15 @@ class NetworkConfig:
         """
         variables, outputs = zip(*self.layers())
         weights = 4 * sum(variables) * (4 if training else 1)
-        images = 3 * batch_size * self.image_size ** 2
+        images = 3 * batch_size * self.image_size**2
         # A GPU has memory of its own; 16-bit arithmetic takes half.
         maps = 0 if on_gpu else 2 * batch_size * (sum(outputs) if training else max(outputs))
         if weights + images + maps > (there := _memory()):
-            raise InputError(f"--filters {self.filters}, --kernel-size {self.kernel_size}, --image-size {self.image_size} and "
-                             f"--batch-size {batch_size} need at least {(weights + images + maps) // 10 ** 9:,} GB of memory, "
-                             f"and there are {there // 10 ** 9:,}: take smaller ones")
+            raise InputError(
+                f"--filters {self.filters}, --kernel-size {self.kernel_size}, --image-size {self.image_size} and "
+                f"--batch-size {batch_size} need at least {(weights + images + maps) // 10**9:,} GB of memory, "
+                f"and there are {there // 10**9:,}: take smaller ones"
+            )
 
     @classmethod
     def from_record(cls, record):
@@ -116,10 +126,14 @@ class NetworkConfig:
         values = {field.name: record[field.name] for field in dataclasses.fields(cls) if field.name in record}
         architecture = ARCHITECTURES[values["network"]]
         counts = [values["kernel_size"], values["filters"], values.get("image_size", architecture.size)]
-        if not (all(type(count) is int and 0 < count < 2 ** 20 for count in counts) and counts[2] % architecture.stride == 0
-                and values.get("color_space", "lab") in ("lab", "rgb") and values["gray_range"] in (1, 255)
-                and values["normalization"] in ("moving", "batch")
-                and values["discriminator"] in (None, *architecture.discriminators)):
+        if not (
+            all(type(count) is int and 0 < count < 2**20 for count in counts)
+            and counts[2] % architecture.stride == 0
+            and values.get("color_space", "lab") in ("lab", "rgb")
+            and values["gray_range"] in (1, 255)
+            and values["normalization"] in ("moving", "batch")
+            and values["discriminator"] in (None, *architecture.discriminators)
+        ):
             raise ValueError("it does not describe networks of ours")
         return cls(**values)
 

@@ -24,13 +24,23 @@ class Network(keras.Model):
 
     def convolution(self, name, channels, filters, stride=1, kernel_size=None, transposed=False):
         kind = TransposedConvolution if transposed else Convolution
-        layer = kind(filters, kernel_size or self.kernel_size, stride, "same", name=name, dtype=self.precision,
-                     kernel_initializer=keras.initializers.VarianceScaling(1.0, "fan_in", "truncated_normal"))
+        layer = kind(
+            filters,
+            kernel_size or self.kernel_size,
+            stride,
+            "same",
+            name=name,
+            dtype=self.precision,
+            kernel_initializer=keras.initializers.VarianceScaling(1.0, "fan_in", "truncated_normal"),
+        )
         layer.matrix_products, layer.deterministic = self.matrix_products, self.deterministic
         layer.build((None, None, None, channels))
         return layer
 
     def by_name(self):
         """Returns a dict of every variable by the name it has in a checkpoint, such as "gen/conv0/kernel"."""
-        return {f"{self.name}/{layer.name}/{variable.name}": variable
-                for layer in self._flatten_layers(include_self=False) for variable in layer.variables}
+        return {
+            f"{self.name}/{layer.name}/{variable.name}": variable
+            for layer in self._flatten_layers(include_self=False)
+            for variable in layer.variables
+        }

@@ -31,11 +31,12 @@ def _by_taps(x, kernel, stride, transposed=False):
     k, side, channels = kernel.shape[0], x.shape[1], x.shape[3]
     large, small = (side * stride, side) if transposed else (side, side // stride)
     padding = max((small - 1) * stride + k - large, 0) // 2
-    connected = [[(stride * i + tap - padding, i) for i in range(small) if 0 <= stride * i + tap - padding < large]
-                 for tap in range(k)]  # in one dimension: pairs of pixels of the large and the small map
+    connected = [
+        [(stride * i + tap - padding, i) for i in range(small) if 0 <= stride * i + tap - padding < large] for tap in range(k)
+    ]  # in one dimension: pairs of pixels of the large and the small map
     pixels = tf.unstack(tf.transpose(tf.reshape(x, (-1, side * side, channels)), (1, 0, 2)))  # (N, C) each
     result_side = large if transposed else small
-    sums = [[] for _ in range(result_side ** 2)]  # (N, C') each
+    sums = [[] for _ in range(result_side**2)]  # (N, C') each
     for i, weights in enumerate(tf.unstack(tf.reshape(kernel, (k * k, *kernel.shape[2:])))):
         pairs = [(top * large + left, y * small + x) for top, y in connected[i // k] for left, x in connected[i % k]]
         if not pairs:
@@ -52,6 +53,7 @@ def _by_taps(x, kernel, stride, transposed=False):
 def _add_bias(x, bias):
     """Its gradient is taken of a reshaped map: else TensorFlow lets the routine for the kernel's gradient compute it as well,
     which then takes up to five times as long. And in float32: on the CPU a sum of thousands in bfloat16 stops growing."""
+
     def gradient(dy):
         return dy, tf.cast(tf.raw_ops.BiasAddGrad(out_backprop=tf.cast(_flat(dy), tf.float32)), dy.dtype)
 
@@ -64,12 +66,19 @@ def _flat(x):
 
 def _suits_products(x, kernel, stride, larger_side):
     """Whether maps are square and small, as they are in training, the channels many, and no pixel is left out by all taps."""
-    return (x.shape[1] == x.shape[2] and larger_side and larger_side <= SMALL and larger_side % stride == 0
-            and min(kernel.shape[2:]) >= WIDE and kernel.shape[0] >= stride)
+    return (
+        x.shape[1] == x.shape[2]
+        and larger_side
+        and larger_side <= SMALL
+        and larger_side % stride == 0
+        and min(kernel.shape[2:]) >= WIDE
+        and kernel.shape[0] >= stride
+    )
 
 
 class Convolution(keras.layers.Conv2D):
     """Keras' own, with padding "same", a square kernel and a bias; with `matrix_products` as this module's head says."""
+
     matrix_products = deterministic = False
 
     def call(self, x):
@@ -91,6 +100,7 @@ class Convolution(keras.layers.Conv2D):
 
 class TransposedConvolution(keras.layers.Conv2DTranspose):
     """The same for Keras' transposed convolution."""
+
     matrix_products = deterministic = False
 
     def call(self, x):

@@ -18,12 +18,12 @@ class Generator(Network):
         self.encoder, self.decoder = [], []
         channels = 1
         for i, (width, stride) in enumerate(encoder):
-            self.encoder.append((self.convolution(f"conv{i}", channels, width, stride),
-                                 BatchNorm(width, name=f"bn_conv{i}")))
+            self.encoder.append((self.convolution(f"conv{i}", channels, width, stride), BatchNorm(width, name=f"bn_conv{i}")))
             channels = width
         for i, (width, (mirror, _)) in enumerate(zip(decoder, encoder[-2::-1], strict=True)):
-            self.decoder.append((self.convolution(f"deconv{i}", channels, width, 2, transposed=True),
-                                 BatchNorm(width, name=f"bn_deconv{i}")))
+            self.decoder.append(
+                (self.convolution(f"deconv{i}", channels, width, 2, transposed=True), BatchNorm(width, name=f"bn_deconv{i}"))
+            )
             channels = mirror + width
         self.last = self.convolution("conv_last", channels, 3, kernel_size=1)
 
@@ -46,5 +46,5 @@ def dropout(x, seed):
     """Drops each element of x with probability DROPOUT. Like TensorFlow's stateless_dropout, with other draws and a
     quarter of the random numbers: a byte each is enough."""
     words = tf.random.stateless_uniform([(tf.size(x) + 3) // 4], seed, None, None, tf.int32)
-    draws = tf.reshape(tf.reshape(tf.bitcast(words, tf.uint8), [-1])[:tf.size(x)], tf.shape(x))
+    draws = tf.reshape(tf.reshape(tf.bitcast(words, tf.uint8), [-1])[: tf.size(x)], tf.shape(x))
     return tf.where(draws >= round(256 * DROPOUT), x / (1 - DROPOUT), tf.zeros_like(x))

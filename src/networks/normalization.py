@@ -35,6 +35,12 @@ def batch_statistics(norm, x, seen=None):
 def moving_statistics(norm, x):
     """Normalizes x (N, h, w, C) by the moving mean and variance, so that an image does not depend on its batch."""
     y, _, _ = tf.compat.v1.nn.fused_batch_norm(
-        x, norm.gamma.value, norm.beta.value, norm.moving_mean.value, norm.moving_variance.value,
-        epsilon=EPSILON, is_training=False)
+        x,
+        norm.gamma.value,
+        norm.beta.value,
+        norm.moving_mean.value,
+        norm.moving_variance.value,
+        epsilon=EPSILON,
+        is_training=False,
+    )
     return y

@@ -1,6 +1,7 @@
 """Training: a run set up, gone on with or started afresh, and what listens to Model.train."""
 
 import contextlib
+import inspect
 import json
 import platform
 import time
@@ -42,8 +43,15 @@ def _train(options, strategy):
     chief = devices.is_chief(strategy)
     dataset, tests = _open_datasets(options, strategy)
     network = options.network if options.network != "auto" else dataset.network or suited(dataset.size)
-    config = NetworkConfig(network, options.color_space, options.gray_range, options.kernel_size, options.filters,
-                           dataset.size, normalization=options.normalization)
+    config = NetworkConfig(
+        network,
+        options.color_space,
+        options.gray_range,
+        options.kernel_size,
+        options.filters,
+        dataset.size,
+        normalization=options.normalization,
+    )
     config.check_memory(options.batch_size, training=True, on_gpu=bool(tf.config.get_visible_devices("GPU")))
     with checkpoints.RunFolder(options.checkpoints_path, options.name, options.dataset, options.keep, write=chief) as folder:
         return _train_in(folder, options, strategy, config, dataset, tests)
@@ -59,11 +67,10 @@ def _train_in(folder, options, strategy, config, dataset, tests):
     options = resuming.as_the_chief(options, {**identity, "precision": precision}, strategy)
 
     model = Model(config, precision, devices.jit(options.jit, strategy), options.seed, strategy, options.deterministic)
-    model.prepare_training(options.lr, options.lr_decay_rate, options.lr_decay_steps, options.beta1, options.l1_weight,
-                           options.label_smoothing, options.acc_thresh, options.dis_lr_factor, options.augment, options.ema,
-                           options.crop_scale)
-    newest = before and checkpoints.first_readable(folder.checkpoints, lambda prefix: resuming.go_on(
-        model, checkpoints.describe(prefix), identity, options))
+    model.prepare_training(**settings(model, options))
+    newest = before and checkpoints.first_readable(
+        folder.checkpoints, lambda prefix: resuming.go_on(model, checkpoints.describe(prefix), identity, options)
+    )
     if newest and options.save:
         folder.prune(newest.prefix)  # a killed run may have saved, and not come to that
     if chief and not newest and options.start_from:
@@ -71,31 +78,47 @@ def _train_in(folder, options, strategy, config, dataset, tests):
     state = _shared_state(model, resuming.images_seen(newest), options, len(dataset))
     wanted = {"validation": options.validate, "samples": options.sample}
     state.unfinished = [name for name in (newest and newest.record.get("unfinished")) or () if wanted[name]]
-    print(f"{options.dataset}: training images {len(dataset):,}, epochs {options.epochs}, batch size {options.batch_size}, "
-          f"iterations {state.total:,}, on {devices.describe(strategy)} in {model.precision}, seed {options.seed}.", flush=True)
+    print(
+        f"{options.dataset}: training images {len(dataset):,}, epochs {options.epochs}, batch size {options.batch_size}, "
+        f"iterations {state.total:,}, on {devices.describe(strategy)} in {model.precision}, seed {options.seed}.",
+        flush=True,
+    )
     if state.done and not state.unfinished:
         # Other workers than the chief have no `newest`.
-        print(f"This run is finished: {newest.prefix if chief else folder.path} has seen all {state.images_seen:,} images. "
-              "More --epochs would go on; another --checkpoints-path or --name starts afresh.")
+        print(
+            f"This run is finished: {newest.prefix if chief else folder.path} has seen all {state.images_seen:,} images. "
+            "More --epochs would go on; another --checkpoints-path or --name starts afresh."
+        )
         return 0
     record = {"options": resuming.plain(options), **identity}
     try:
         if chief:
-            _write_options(folder.path / "options.json", {**record, "seed": options.seed, "precision": model.precision,
-                                                          "device": devices.describe(strategy)})
+            _write_options(
+                folder.path / "options.json",
+                {**record, "seed": options.seed, "precision": model.precision, "device": devices.describe(strategy)},
+            )
         return _loop(options, model, dataset, tests, folder, state, record)
     except OSError as error:  # a log, a picture
-        raise InputError(f"{error.filename or folder.path}: cannot be written ({error.strerror or error}); make room, and the "
-                         "same command goes on from the newest checkpoint") from error
+        raise InputError(
+            f"{error.filename or folder.path}: cannot be written ({error.strerror or error}); make room, and the "
+            "same command goes on from the newest checkpoint"
+        ) from error
+
+
+def settings(model, options):
+    """What Model.prepare_training takes of the options, which have its arguments' names."""
+    return {name: getattr(options, name) for name in inspect.signature(model.prepare_training).parameters}
 
 
 def _open_datasets(options, strategy):
     """The training images, and the test images if they are needed."""
     if options.batch_size % strategy.num_replicas_in_sync:
-        raise InputError(f"--batch-size {options.batch_size} cannot be shared by {strategy.num_replicas_in_sync} devices; take "
-                         "a multiple")
-    dataset = open_dataset(options.dataset, options.dataset_path, "train", options.download, options.image_size,
-                           options.test_share)
+        raise InputError(
+            f"--batch-size {options.batch_size} cannot be shared by {strategy.num_replicas_in_sync} devices; take a multiple"
+        )
+    dataset = open_dataset(
+        options.dataset, options.dataset_path, "train", options.download, options.image_size, options.test_share
+    )
     if dataset.left_out:
         print(f"{options.dataset}: training images without color, {dataset.left_out:,}, are left out.")
     if not len(dataset):
@@ -104,8 +127,9 @@ def _open_datasets(options, strategy):
         return dataset, None
     tests = open_dataset(options.dataset, options.dataset_path, "test", size=options.image_size, test_share=options.test_share)
     if options.sample and options.sample_size > len(tests):
-        raise InputError(f"--sample-size {options.sample_size} is more than the {len(tests)} test images in "
-                         f"{options.dataset_path}")
+        raise InputError(
+            f"--sample-size {options.sample_size} is more than the {len(tests)} test images in {options.dataset_path}"
+        )
     return dataset, tests
 
 
@@ -124,15 +148,22 @@ def _loop(options, model, dataset, tests, folder, state, record):
     """Trains on; the listeners hear of each iteration. Returns the exit code."""
     chief = devices.is_chief(model.strategy)
     # Each worker reads its own part of the images; the log tells the chief's unusable ones.
-    unusable = pipeline.Unusable(folder.path / "unusable_files.log" if chief else None,
-                                 list(filter(None, (dataset, tests))))
+    unusable = pipeline.Unusable(folder.path / "unusable_files.log" if chief else None, list(filter(None, (dataset, tests))))
     with Signals(model.strategy) as signals, listeners.Progress(options.log_interval, unusable, silent=not chief) as progress:
         test_log = logs.Log(folder.path, "test", state.step) if options.log else None
         run = listeners.Run(options, model, len(dataset), tests, folder, record, unusable, signals, progress.say, test_log)
-        active = [listener(run) for wanted, listener in (
-            (True, listeners.Guard), (options.log, listeners.TrainLog), (options.validate, listeners.Validation),
-            (options.sample, listeners.Samples), (options.visualize, listeners.Curves), (options.save, listeners.Saving),
-        ) if wanted]
+        active = [
+            listener(run)
+            for wanted, listener in (
+                (True, listeners.Guard),
+                (options.log, listeners.TrainLog),
+                (options.validate, listeners.Validation),
+                (options.sample, listeners.Samples),
+                (options.visualize, listeners.Curves),
+                (options.save, listeners.Saving),
+            )
+            if wanted
+        ]
         for listener in active:
             listener.on_start(state)
         batches = _batches(model, dataset, options, state, unusable, signals)
@@ -150,8 +181,13 @@ def _loop(options, model, dataset, tests, folder, state, record):
 
 def _batches(model, dataset, options, state, unusable, signals):
     """Training batches from the state's images on, each replica's part on its device, until the run is done or stopped."""
-    batches = iter(model.strategy.distribute_datasets_from_function(lambda context: pipeline.training_batches(
-        dataset, options.batch_size, options.seed, state.images_seen, unusable, context)))
+    batches = iter(
+        model.strategy.distribute_datasets_from_function(
+            lambda context: pipeline.training_batches(
+                dataset, options.batch_size, options.seed, state.images_seen, unusable, context
+            )
+        )
+    )
     try:
         while not (state.done or signals.stop(state.step)):
             yield next(batches)
@@ -162,18 +198,24 @@ def _batches(model, dataset, options, state, unusable, signals):
 def _conclude(options, folder, state, unusable, received):
     """Says how the run ended; returns the exit code."""
     if received:
-        print(f"Stopped by {received.name} after iteration {state.step:,}; " + (
-            "the same command goes on from there." if options.save else "nothing was saved (--save False)."))
+        print(
+            f"Stopped by {received.name} after iteration {state.step:,}; "
+            + ("the same command goes on from there." if options.save else "nothing was saved (--save False).")
+        )
         return 128 + received
-    print(f"Finished; iterations: {state.total:,}. Results are in {folder.path}" + (
-        f", pictures in {folder.path / 'samples'}." if options.sample else "."))
+    print(
+        f"Finished; iterations: {state.total:,}. Results are in {folder.path}"
+        + (f", pictures in {folder.path / 'samples'}." if options.sample else ".")
+    )
     if unusable:
         print(f"Unusable files: {len(unusable):,}; {unusable.log} names them.")
     return 0
 
 
 def _write_options(path, contents):
-    versions = {"python": platform.python_version(),
-                **{name: metadata.version(name) for name in ("tensorflow", "keras", "numpy", "scikit-image")}}
+    versions = {
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in ("tensorflow", "keras", "numpy", "scikit-image")},
+    }
     with files.atomic_write(path) as part:
         part.write_text(json.dumps({**contents, "versions": versions}, indent=1) + "\n")

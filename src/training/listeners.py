@@ -109,13 +109,17 @@ class Guard(Listener):
         if not all(map(math.isfinite, values.values())):
             text = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
             good = [f"the last checkpoint, {prefix}, is good" for prefix in self.run.folder.checkpoints()[:1]]
-            raise InputError(f"iteration {state.step}: the training has diverged ({text}); "
-                             f"{'; '.join(good) or 'none is saved'}. {AGAINST_DIVERGING}")
+            raise InputError(
+                f"iteration {state.step}: the training has diverged ({text}); "
+                f"{'; '.join(good) or 'none is saved'}. {AGAINST_DIVERGING}"
+            )
         if 100 * len(unusable) > self.options.max_unusable * self.run.dataset_size:
             name, reason = next(iter(unusable.reasons.items()))
-            raise InputError(f"{unusable.log or 'This worker'} names {len(unusable):,} of {self.run.dataset_size:,} training "
-                             f"files that are unusable, more than --max-unusable {self.options.max_unusable:g} percent, such "
-                             f"as {name} ({reason})")
+            raise InputError(
+                f"{unusable.log or 'This worker'} names {len(unusable):,} of {self.run.dataset_size:,} training "
+                f"files that are unusable, more than --max-unusable {self.options.max_unusable:g} percent, such "
+                f"as {name} ({reason})"
+            )
 
 
 class TrainLog(Listener):
@@ -152,8 +156,11 @@ class Validation(Listener):
                 return
             values.append({name: value[-new:] for name, value in self.measure(pixels).items()})
         if not values:
-            print(f"WARNING: none of the {len(run.tests):,} test images can be read; there is nothing to validate on",
-                  file=sys.stderr, flush=True)
+            print(
+                f"WARNING: none of the {len(run.tests):,} test images can be read; there is nothing to validate on",
+                file=sys.stderr,
+                flush=True,
+            )
             return
         means = {name: float(np.concatenate([batch[name] for batch in values]).mean()) for name in values[0]}
         run.say(f"test after iteration {state.step}: {shown(means)}")
@@ -224,8 +231,10 @@ class Saving(Listener):
         needed = sum(variable.shape.num_elements() * variable.dtype.size for variable in self.run.model.state().values())
         free = shutil.disk_usage(path).free
         if free < 1.1 * needed:
-            raise InputError(f"{path}: {free / 1e6:.0f} MB are free, and a checkpoint takes {needed / 1e6:.0f}; make room, or "
-                             "choose another folder with --checkpoints-path")
+            raise InputError(
+                f"{path}: {free / 1e6:.0f} MB are free, and a checkpoint takes {needed / 1e6:.0f}; make room, or "
+                "choose another folder with --checkpoints-path"
+            )
 
     def on_iteration(self, state):
         if state.due(self.options.save_interval):
@@ -237,12 +246,20 @@ class Saving(Listener):
 
     def save(self, state):
         model, folder = self.run.model, self.run.folder
-        broken = [name for name, variable in model.state().items()
-                  if variable.dtype.is_floating and not tf.reduce_all(tf.math.is_finite(variable))]
+        broken = [
+            name
+            for name, variable in model.state().items()
+            if variable.dtype.is_floating and not tf.reduce_all(tf.math.is_finite(variable))
+        ]
         if broken:
-            raise InputError(f"iteration {state.step}: the training has diverged, {broken[0]} is not finite, and is not saved. "
-                             + AGAINST_DIVERGING)
-        with as_input_error(f"{folder.path}: iteration {state.step} could not be saved", "; the checkpoints before it are "
-                            "whole. Make room, and the same command goes on from the newest", (OSError, tf.errors.OpError)):
+            raise InputError(
+                f"iteration {state.step}: the training has diverged, {broken[0]} is not finite, and is not saved. "
+                + AGAINST_DIVERGING
+            )
+        with as_input_error(
+            f"{folder.path}: iteration {state.step} could not be saved",
+            "; the checkpoints before it are whole. Make room, and the same command goes on from the newest",
+            (OSError, tf.errors.OpError),
+        ):
             folder.save(model, {**self.run.record, "images_seen": state.images_seen, "unfinished": state.unfinished})
         self.saved = state.step

@@ -25,18 +25,24 @@ def go_on(model, checkpoint, identity, options):
     """
     told = {**checkpoint.record, **dataclasses.asdict(checkpoint.config)}
     if checkpoint.original:
-        told |= {key: identity[key] for key in ("dataset", "images", "color_space", "image_size")
-                 if key not in checkpoint.record}  # what it cannot tell, unless it was calibrated
+        told |= {
+            key: identity[key] for key in ("dataset", "images", "color_space", "image_size") if key not in checkpoint.record
+        }  # what it cannot tell, unless it was calibrated
     _check_same(checkpoint.prefix, told, identity, "Give its options, or another --checkpoints-path or --name to start afresh")
     if checkpoint.original:
         checkpoints.restore(model, checkpoint.prefix, training=False)
-        print(f"Starting from the weights of {checkpoint.prefix}, a checkpoint of the original program; Adam and the schedule "
-              "start anew.")
+        print(
+            f"Starting from the weights of {checkpoint.prefix}, a checkpoint of the original program; Adam and the schedule "
+            "start anew."
+        )
         return checkpoint
     checkpoints.restore(model, checkpoint.prefix)
     now = plain(options)
-    changed = [f"--{name.replace('_', '-')} {value} -> {now[name]}" for name, value in checkpoint.record["options"].items()
-               if name in now and now[name] != value and name not in ("dataset_path", "checkpoints_path", "seed_drawn")]
+    changed = [
+        f"--{name.replace('_', '-')} {value} -> {now[name]}"
+        for name, value in checkpoint.record["options"].items()
+        if name in now and now[name] != value and name not in ("dataset_path", "checkpoints_path", "seed_drawn")
+    ]
     print(f"Going on from {checkpoint.prefix}" + (f"; changed since: {', '.join(changed)}" if changed else ""), flush=True)
     return checkpoint
 
@@ -51,12 +57,21 @@ def start_from(model, prefix):
     if checkpoint.original and "color_space" not in checkpoint.record:
         told["color_space"] = ours["color_space"]  # it cannot tell
     _check_same(prefix, told, alike, "Give its options")
-    checkpoints.restore(model, prefix, training=False, averaged=checkpoint.averaged,
-                        networks=None if checkpoint.config.discriminator else ["gen"])
+    checkpoints.restore(
+        model,
+        prefix,
+        training=False,
+        averaged=checkpoint.averaged,
+        networks=None if checkpoint.config.discriminator else ["gen"],
+    )
     if model.averaged_generator:
         model.restart_average()
-    print(f"Starting from the weights of {prefix}, after {checkpoint.step:,} iterations there"
-          + ("" if checkpoint.config.discriminator else "; it has no discriminator, which starts anew") + ".", flush=True)
+    print(
+        f"Starting from the weights of {prefix}, after {checkpoint.step:,} iterations there"
+        + ("" if checkpoint.config.discriminator else "; it has no discriminator, which starts anew")
+        + ".",
+        flush=True,
+    )
 
 
 def _check_same(prefix, told, expected, fix):
@@ -88,8 +103,11 @@ def as_the_chief(options, more, strategy):
     told = np.int32(list(text[:length].ljust(length)))  # of one size everywhere
     theirs = json.loads(bytes(devices.from_chief(strategy, told).numpy().tolist()))
     own = {"--dataset-path", "--checkpoints-path", "--gpu-ids", "--download"} | ({"--seed"} if options.seed_drawn else set())
-    different = [f"{name} is {value} here and {theirs.get(name)} there" for name, value in ours.items()
-                 if name not in own and value != theirs.get(name)]
+    different = [
+        f"{name} is {value} here and {theirs.get(name)} there"
+        for name, value in ours.items()
+        if name not in own and value != theirs.get(name)
+    ]
     if different:
         raise InputError(f"the chief of the workers trains otherwise: {'; '.join(different)}. Give all the same command")
     writing = () if devices.is_chief(strategy) else ("save", "sample", "validate", "log", "visualize")

@@ -62,8 +62,12 @@ def _prepare(options, known):
 
     model, checkpoint = load_for_inference(options, dataset)
     names, originals = draw(dataset, options.test_size, test["seed"])
-    test |= {"checkpoint": checkpoint.prefix.name, "step": checkpoint.step, "normalization": model.config.normalization,
-             "images": hashlib.sha256(originals).hexdigest()}
+    test |= {
+        "checkpoint": checkpoint.prefix.name,
+        "step": checkpoint.step,
+        "normalization": model.config.normalization,
+        "images": hashlib.sha256(originals).hexdigest(),
+    }
     print(f"colorizing {len(names)} images (seed {test['seed']})", flush=True)
     return test, list(map(Pair, names, originals, colorize(model, originals, options.batch_size)))
 

@@ -56,8 +56,10 @@ class Server(ThreadingHTTPServer):
         self.page = page.replace(b"{{test}}", test.replace('"', "&quot;").encode())
         script = re.search(rb"<script>(.*)</script>", page, re.DOTALL)[1]
         digest = base64.b64encode(hashlib.sha256(script).digest()).decode()
-        self.policy = (f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:; "
-                       "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
+        self.policy = (
+            f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:; "
+            "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        )
         port = self.server_address[1]
         print(f"the test is at http://127.0.0.1:{port}/")
         print(f"from elsewhere, first: ssh -L {port}:127.0.0.1:{port} {login}@{socket.gethostname()}")
@@ -243,9 +245,15 @@ class Handler(BaseHTTPRequestHandler):
         elif reply is self.server.page:
             kind = "text/html; charset=utf-8"
         self.send_response(status)
-        headers = {"Content-Type": kind, "Content-Length": str(len(reply)), "Content-Security-Policy": self.server.policy,
-                   "X-Content-Type-Options": "nosniff", "Cross-Origin-Resource-Policy": "same-origin",
-                   "Referrer-Policy": "no-referrer", "Cache-Control": "no-store"}
+        headers = {
+            "Content-Type": kind,
+            "Content-Length": str(len(reply)),
+            "Content-Security-Policy": self.server.policy,
+            "X-Content-Type-Options": "nosniff",
+            "Cross-Origin-Resource-Policy": "same-origin",
+            "Referrer-Policy": "no-referrer",
+            "Cache-Control": "no-store",
+        }
         for name, value in {**headers, **({"Connection": "close"} if self.close_connection else {})}.items():
             self.send_header(name, value)
         self.end_headers()

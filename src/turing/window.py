@@ -89,14 +89,18 @@ class _Window:
         self.background = self.canvas.copy_from_bbox(self.figure.bbox)
 
     def text(self, y, words, color=LIGHT, size=15):
-        self.figure.text(0.5, y / self.figure.bbox.height, words, color=color, size=size, ha="center", va="center",
-                         parse_math=False)
+        self.figure.text(
+            0.5, y / self.figure.bbox.height, words, color=color, size=size, ha="center", va="center", parse_math=False
+        )
 
     def draw_welcome(self, height):
         limit = f"You have {self.trials.delay:g} seconds for each pair. " if self.trials.delay else ""
         self.text(height / 2 + 120, "Which one is the real photograph?", size=22)
-        self.text(height / 2 + 30, "One of two images was colorized by a network. Click on the one\n"
-                  f"that you take for real, or press the left or right arrow key.\n{limit}Esc ends the test.")
+        self.text(
+            height / 2 + 30,
+            "One of two images was colorized by a network. Click on the one\n"
+            f"that you take for real, or press the left or right arrow key.\n{limit}Esc ends the test.",
+        )
         self.text(height / 2 - 80, f"Your name: {self.name}|", size=18)
         self.text(BOTTOM / 2, "then click, or press Enter, to begin", DIM)
 

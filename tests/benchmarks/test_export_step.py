@@ -20,8 +20,21 @@ from src.networks import NetworkConfig
 def exported(request, tmp_path_factory):
     """The files of a tiny model, read again, and such a model."""
     folder = tmp_path_factory.mktemp("export")
-    export_step.main([str(folder), "--dataset", "cifar10", "--precision", request.param, "--batch-size", "2", "--filters", "4",
-                      "--seed", "3"])
+    export_step.main(
+        [
+            str(folder),
+            "--dataset",
+            "cifar10",
+            "--precision",
+            request.param,
+            "--batch-size",
+            "2",
+            "--filters",
+            "4",
+            "--seed",
+            "3",
+        ]
+    )
     with np.load(folder / "state.npz") as stored:
         state = [stored[name] for name in sorted(stored.files)]
     model = Model(NetworkConfig("cifar10", filters=4), precision=request.param, seed=3)
@@ -60,13 +73,27 @@ def test_repeated_weights_are_small_and_the_reference_starts_from_them(tmp_path,
         prepare(model, **settings)
 
     monkeypatch.setattr(Model, "prepare_training", prepare_uncompiled)
-    export_step.main([str(tmp_path), "--dataset", "cifar10", "--seed", "1", "--batch-size", "2", "--filters", "8",
-                      "--repeat-weights", "--reference", "2"])
+    export_step.main(
+        [
+            str(tmp_path),
+            "--dataset",
+            "cifar10",
+            "--seed",
+            "1",
+            "--batch-size",
+            "2",
+            "--filters",
+            "8",
+            "--repeat-weights",
+            "--reference",
+            "2",
+        ]
+    )
     meta, reference = (json.loads((tmp_path / name).read_text()) for name in ("meta.json", "reference.json"))
     with np.load(tmp_path / "state.npz") as stored:
         kernel = stored[f"a{meta['state'].index('gen/conv4/kernel'):04d}"].ravel()
         size = sum(values.nbytes for values in stored.values())
-    np.testing.assert_array_equal(kernel[export_step.BLOCK:2 * export_step.BLOCK], kernel[:export_step.BLOCK])
+    np.testing.assert_array_equal(kernel[export_step.BLOCK : 2 * export_step.BLOCK], kernel[: export_step.BLOCK])
     assert (tmp_path / "state.npz").stat().st_size < size / 10
     assert set(reference) == set(meta["results"]) and all(len(values) == 2 for values in reference.values())
     assert reference["lossD"][0] != reference["lossD"][1] and np.isfinite(list(reference.values())).all()
@@ -107,8 +134,26 @@ def test_a_folder_that_cannot_be_written(tmp_path):
 
 def test_an_export_is_of_the_run_that_the_options_describe(tmp_path):
     """--ema, --gray-range and --image-size reach the program, and what is trained with it becomes a checkpoint."""
-    export_step.main([str(tmp_path), "--dataset", "demo", "--network", "cifar10", "--image-size", "16", "--batch-size", "2",
-                      "--filters", "4", "--gray-range", "255", "--ema", "0.9", "--images"])
+    export_step.main(
+        [
+            str(tmp_path),
+            "--dataset",
+            "demo",
+            "--network",
+            "cifar10",
+            "--image-size",
+            "16",
+            "--batch-size",
+            "2",
+            "--filters",
+            "4",
+            "--gray-range",
+            "255",
+            "--ema",
+            "0.9",
+            "--images",
+        ]
+    )
     meta, images = json.loads((tmp_path / "meta.json").read_text()), np.load(tmp_path / "images.npy")
     assert meta["size"] == 16 and images.shape[1:] == (16, 16, 3) and images.dtype == np.uint8 and len(images) == 80
     average = [name for name in meta["state"] if name.endswith(AVERAGE)]

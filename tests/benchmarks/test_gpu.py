@@ -16,6 +16,7 @@ TINY = ("--datasets", "cifar10", "--filters", "1", "--batch-size", "2", "--itera
 @pytest.fixture
 def here(monkeypatch):
     """Runs the programs in this process instead of one each."""
+
     def start(program, *arguments, timeout):
         output = io.StringIO()
         with contextlib.redirect_stdout(output):

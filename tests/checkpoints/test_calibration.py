@@ -45,8 +45,9 @@ def test_moving_statistics_are_those_of_all_images_as_one_batch(model, sample):
     fake = model.generator(gray, normalize=networks.moving_statistics)
     np.testing.assert_allclose(fake, model.generator(gray, normalize=networks.batch_statistics), atol=1e-4)
     both = tf.concat([gray, gray], 0), tf.concat([target, fake], 0)
-    moving, batch = (model.discriminator(*both, normalize=normalize)
-                     for normalize in (networks.moving_statistics, networks.batch_statistics))
+    moving, batch = (
+        model.discriminator(*both, normalize=normalize) for normalize in (networks.moving_statistics, networks.batch_statistics)
+    )
     np.testing.assert_allclose(moving, batch, atol=1e-4)
 
 
@@ -80,8 +81,9 @@ def test_sample_leaves_out_gray_images_and_takes_no_more_than_there_are():
 
 def load(folder):
     """(Model, Checkpoint)"""
-    return checkpoints.load_for_inference(parse(["--dataset", "demo", "--checkpoints-path", str(folder), "--precision",
-                                           "float32"], "turing", DATASETS))
+    return checkpoints.load_for_inference(
+        parse(["--dataset", "demo", "--checkpoints-path", str(folder), "--precision", "float32"], "turing", DATASETS)
+    )
 
 
 def report(folder):
@@ -94,10 +96,31 @@ def test_original_calibrated_and_saved_as_one_of_ours(cli, tmp_path):
     (tmp_path / "demo").mkdir()
     original = Model(NetworkConfig("cifar10", "rgb", filters=4, gray_range=255), seed=2)
     state = {name: tf.convert_to_tensor(value) for name, value in original.state().items()}
-    tf.raw_ops.SaveV2(prefix=str(tmp_path / "demo" / "CGAN_demo"), tensor_names=list(state), tensors=list(state.values()),
-                      shape_and_slices=[""] * len(state))
-    result = cli("test-eval.py", "--dataset", "demo", "--checkpoints-path", tmp_path, "--color-space", "rgb", "--seed", 1,
-                 "--batch-size", 64, "--calibrate", 1e4, "--save-calibrated", "True", "--save-generator", tmp_path / "passed")
+    tf.raw_ops.SaveV2(
+        prefix=str(tmp_path / "demo" / "CGAN_demo"),
+        tensor_names=list(state),
+        tensors=list(state.values()),
+        shape_and_slices=[""] * len(state),
+    )
+    result = cli(
+        "test-eval.py",
+        "--dataset",
+        "demo",
+        "--checkpoints-path",
+        tmp_path,
+        "--color-space",
+        "rgb",
+        "--seed",
+        1,
+        "--batch-size",
+        64,
+        "--calibrate",
+        1e4,
+        "--save-calibrated",
+        "True",
+        "--save-generator",
+        tmp_path / "passed",
+    )
     assert result.code == 0, result.stderr
     printed, folder = " ".join(result.stdout.split()), tmp_path / "demo" / "calibrated"
     assert (report(tmp_path)["normalization"], report(tmp_path)["calibrated"]) == ("moving", 80)
@@ -107,22 +130,39 @@ def test_original_calibrated_and_saved_as_one_of_ours(cli, tmp_path):
     saved, checkpoint = load(folder)
     assert (saved.config.normalization, saved.config.color_space, saved.config.gray_range) == ("moving", "rgb", 255)
     gray, _ = saved.inputs(pixels(open_dataset("demo", "", "train")))
-    np.testing.assert_allclose(saved.generator(gray, normalize=networks.moving_statistics),
-                               saved.generator(gray, normalize=networks.batch_statistics), atol=1e-3)
+    np.testing.assert_allclose(
+        saved.generator(gray, normalize=networks.moving_statistics),
+        saved.generator(gray, normalize=networks.batch_statistics),
+        atol=1e-3,
+    )
     assert load(tmp_path)[0].config.normalization == "batch"  # the original is as it was
     assert checkpoint.prefix.name == "CGAN_demo"  # older than all that a training saves there
     assert checkpoint.record["images"] == open_dataset("demo", "", "train").fingerprint()
     assert checkpoints.describe(tmp_path / "passed").record["calibrated"] == 80
-    result = cli("train.py", "--dataset", "demo", "--filters", 4, "--gray-range", 255, "--sample", 0,
-                 "--checkpoints-path", folder)
+    result = cli(
+        "train.py", "--dataset", "demo", "--filters", 4, "--gray-range", 255, "--sample", 0, "--checkpoints-path", folder
+    )
     assert result.code == 2 and "color_space was rgb and is lab" in result.stderr, result.stderr
 
 
 @pytest.mark.slow
 def test_ours_calibrated_goes_on_training(cli, tiny_checkpoint):
     folder = tiny_checkpoint / "demo" / "calibrated"
-    result = cli("test-eval.py", "--dataset", "demo", "--checkpoints-path", tiny_checkpoint, "--batch-size", 256,
-                 "--calibrate", 50, "--save-calibrated", "True", "--normalization", "batch")
+    result = cli(
+        "test-eval.py",
+        "--dataset",
+        "demo",
+        "--checkpoints-path",
+        tiny_checkpoint,
+        "--batch-size",
+        256,
+        "--calibrate",
+        50,
+        "--save-calibrated",
+        "True",
+        "--normalization",
+        "batch",
+    )
     assert result.code == 0, result.stderr
     assert report(tiny_checkpoint)["normalization"] == "batch"  # what is typed wins, for this evaluation
     assert load(folder)[0].config.normalization == "moving"

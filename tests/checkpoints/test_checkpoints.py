@@ -30,8 +30,12 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
 def bundle(prefix, tensors):
     """Writes tensors as any TensorFlow program would."""
     prefix.parent.mkdir(parents=True, exist_ok=True)
-    tf.raw_ops.SaveV2(prefix=str(prefix), tensor_names=list(tensors), shape_and_slices=[""] * len(tensors),
-                      tensors=[tf.convert_to_tensor(value) for value in tensors.values()])
+    tf.raw_ops.SaveV2(
+        prefix=str(prefix),
+        tensor_names=list(tensors),
+        shape_and_slices=[""] * len(tensors),
+        tensors=[tf.convert_to_tensor(value) for value in tensors.values()],
+    )
     return prefix
 
 
@@ -50,8 +54,9 @@ def original(prefix, network="cifar10", optimizers=True, **arguments):
 
 def opened(folder, dataset="cifar10", *more):
     """(Model, Checkpoint)"""
-    return checkpoints.load_for_inference(parse(
-        ["--dataset", dataset, "--checkpoints-path", str(folder), *more], "evaluate", DATASETS))
+    return checkpoints.load_for_inference(
+        parse(["--dataset", dataset, "--checkpoints-path", str(folder), *more], "evaluate", DATASETS)
+    )
 
 
 @pytest.mark.parametrize("where, optimizers", [("cifar10", True), (".", False)])
@@ -80,19 +85,29 @@ def changed(change):
         found = {name: v.numpy() for name, v in model.state().items()}
         change(found)
         return found
+
     return tensors
 
 
-@pytest.mark.parametrize("change, words", [
-    (lambda t: t.pop("gen/conv2/bias"), ["does not fit", "missing: gen/conv2/bias"]),
-    (lambda t: t.update({"gen/extra/kernel": np.zeros(3)}), ["surplus: gen/extra/kernel"]),
-    (lambda t: t.update({"gen/deconv1/bias": np.zeros(9, np.float32)}), ["misshapen: gen/deconv1/bias [9] instead of [16]"]),
-    (lambda t: t.update({"gen/deconv1/bias": np.full(16, np.nan, np.float32)}), ["no finite numbers", "gen/deconv1/bias"]),
-    (lambda t: t.update({"gen/deconv1/bias": np.full(16, b"x")}), ["gen/deconv1/bias"]),
-    (lambda t: [t.pop(name) for name in list(t) if "conv4" in name], ["4 encoder units", "5 (cifar10), 8 (places365)"]),
-    (lambda t: [t.pop(name) for name in list(t) if "dis/conv3" in name], ["3 units", "cifar10 are [4]"]),
-    (lambda t: [t.pop(name) for name in list(t)[:]] and t.update({"dense/kernel": np.zeros((2, 2))}),
-     ["no checkpoint of colorization networks", "dense/kernel"])])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda t: t.pop("gen/conv2/bias"), ["does not fit", "missing: gen/conv2/bias"]),
+        (lambda t: t.update({"gen/extra/kernel": np.zeros(3)}), ["surplus: gen/extra/kernel"]),
+        (
+            lambda t: t.update({"gen/deconv1/bias": np.zeros(9, np.float32)}),
+            ["misshapen: gen/deconv1/bias [9] instead of [16]"],
+        ),
+        (lambda t: t.update({"gen/deconv1/bias": np.full(16, np.nan, np.float32)}), ["no finite numbers", "gen/deconv1/bias"]),
+        (lambda t: t.update({"gen/deconv1/bias": np.full(16, b"x")}), ["gen/deconv1/bias"]),
+        (lambda t: [t.pop(name) for name in list(t) if "conv4" in name], ["4 encoder units", "5 (cifar10), 8 (places365)"]),
+        (lambda t: [t.pop(name) for name in list(t) if "dis/conv3" in name], ["3 units", "cifar10 are [4]"]),
+        (
+            lambda t: [t.pop(name) for name in list(t)[:]] and t.update({"dense/kernel": np.zeros((2, 2))}),
+            ["no checkpoint of colorization networks", "dense/kernel"],
+        ),
+    ],
+)
 def test_what_does_not_fit_is_refused(tmp_path, change, words):
     bundle(tmp_path / "cifar10" / "CGAN_cifar10", changed(change)(Model(NetworkConfig("cifar10", filters=4))))
     with pytest.raises(InputError) as error:
@@ -102,8 +117,9 @@ def test_what_does_not_fit_is_refused(tmp_path, change, words):
 
 def test_a_run_may_go_on_in_float16(tmp_path):
     """Whose loss scale no other precision has."""
-    model, other = (Model(NetworkConfig("cifar10", filters=2), precision, seed=seed)
-                    for precision, seed in (("float32", 1), ("float16", 2)))
+    model, other = (
+        Model(NetworkConfig("cifar10", filters=2), precision, seed=seed) for precision, seed in (("float32", 1), ("float16", 2))
+    )
     for each in (model, other):
         each.prepare_training()
     checkpoints.save(model.state(), model.config, tmp_path / "x")
@@ -114,8 +130,14 @@ def test_a_run_may_go_on_in_float16(tmp_path):
 def test_nothing_is_half_loaded(tmp_path):
     model = Model(NetworkConfig("cifar10", filters=4))
     before = {name: v.numpy() for name, v in model.state().items()}
-    prefix = bundle(tmp_path / "x", changed(lambda t: t.update({
-        "gen/conv0/kernel": np.ones((4, 4, 1, 4), np.float32), "gen/conv_last/bias": np.zeros(4, np.float32)}))(model))
+    prefix = bundle(
+        tmp_path / "x",
+        changed(
+            lambda t: t.update(
+                {"gen/conv0/kernel": np.ones((4, 4, 1, 4), np.float32), "gen/conv_last/bias": np.zeros(4, np.float32)}
+            )
+        )(model),
+    )
     with pytest.raises(InputError):
         checkpoints.restore(model, prefix)
     for name, value in model.state().items():
@@ -151,8 +173,15 @@ def test_a_generator_to_pass_on(tiny_checkpoint, tmp_path, cli):
         assert result.code == 2 and result.stderr.count("\n") == 1, result.stderr
     assert cli(*again, prefix, "--overwrite", "True").code == 0
     (tmp_path / "file").touch()
-    refused = cli("test-eval.py", "--dataset", "demo", "--checkpoints-path", tiny_checkpoint, "--save-generator",
-                  tmp_path / "file" / "pretrained")
+    refused = cli(
+        "test-eval.py",
+        "--dataset",
+        "demo",
+        "--checkpoints-path",
+        tiny_checkpoint,
+        "--save-generator",
+        tmp_path / "file" / "pretrained",
+    )
     assert refused.code == 2 and refused.stderr.count("\n") == 1 and "--save-generator" in refused.stderr
     names = checkpoints.shapes(prefix).keys() - {"record", "global_step"}
     assert names and all(name.startswith("gen/") and "Adam" not in name for name in names)
@@ -171,12 +200,26 @@ def test_a_generator_to_pass_on(tiny_checkpoint, tmp_path, cli):
 
 def test_the_generator_that_comes_with_the_repository(tmp_path, cli):
     """In a fresh clone one command colorizes a gray photograph."""
-    shutil.copytree(Path(__file__).parents[2] / "checkpoints" / "cifar10", tmp_path / "cifar10",
-                    ignore=lambda folder, names: [name for name in names if not name.startswith("pretrained.")])
+    shutil.copytree(
+        Path(__file__).parents[2] / "checkpoints" / "cifar10",
+        tmp_path / "cifar10",
+        ignore=lambda folder, names: [name for name in names if not name.startswith("pretrained.")],
+    )
     gray = Image.fromarray(skimage.data.astronaut()).convert("L").resize((96, 64))
     gray.save(tmp_path / "gray.png")
-    result = cli("colorize.py", "--dataset", "cifar10", "--checkpoints-path", tmp_path, "--gpu-ids", "0,1",
-                 "--test-input", tmp_path / "gray.png", "--test-output", tmp_path / "out")
+    result = cli(
+        "colorize.py",
+        "--dataset",
+        "cifar10",
+        "--checkpoints-path",
+        tmp_path,
+        "--gpu-ids",
+        "0,1",
+        "--test-input",
+        tmp_path / "gray.png",
+        "--test-output",
+        tmp_path / "out",
+    )
     assert result.code == 0 and "published generator" in result.stdout, result.stderr
     assert "Only training uses several devices" in result.stdout
     colored = np.asarray(Image.open(tmp_path / "out" / "gray.png").convert("RGB")).astype(int)
@@ -196,7 +239,7 @@ def two(tiny_checkpoint, tmp_path):
 def spoil(path, how):
     contents = bytearray(path.read_bytes())
     if how == "cut":
-        del contents[len(contents) // 2:]
+        del contents[len(contents) // 2 :]
     elif how == "emptied":
         contents.clear()
     elif path.suffix == ".index":
@@ -254,9 +297,19 @@ def test_saving_keeps_the_last_few_and_clears_leftovers(tmp_path):
     assert stored["network"] == "cifar10"
 
 
-@pytest.mark.parametrize("unfinished, fine", [
-    (None, True), ([], True), (["samples", "validation"], True), (["validation", "validation"], True),
-    ("samples", False), (["x"], False), ([["samples"]], False), (3, False)])
+@pytest.mark.parametrize(
+    "unfinished, fine",
+    [
+        (None, True),
+        ([], True),
+        (["samples", "validation"], True),
+        (["validation", "validation"], True),
+        ("samples", False),
+        (["x"], False),
+        ([["samples"]], False),
+        (3, False),
+    ],
+)
 def test_what_was_broken_off_in_any_order(tmp_path, unfinished, fine):
     model = Model(NetworkConfig("cifar10", filters=2))
     checkpoints.save(model.state(), model.config, tmp_path / "x", {"unfinished": unfinished})
@@ -281,8 +334,24 @@ sys.exit(main.main(sys.argv[1:], "train"))
 
 def test_a_save_that_fails_leaves_the_checkpoints_before(two):
     before = {path.name: path.read_bytes() for path in two.glob("CGAN*")}
-    process = forks.Program(["-c", FULL, *TINY, "--checkpoints-path", two.parent, "--epochs", "2", "--log", "0",
-                             "--sample", "0", "--validate", "0"], stderr=subprocess.PIPE)
+    process = forks.Program(
+        [
+            "-c",
+            FULL,
+            *TINY,
+            "--checkpoints-path",
+            two.parent,
+            "--epochs",
+            "2",
+            "--log",
+            "0",
+            "--sample",
+            "0",
+            "--validate",
+            "0",
+        ],
+        stderr=subprocess.PIPE,
+    )
     _, errors = process.communicate()
     assert process.returncode == 2 and "could not be saved" in errors and "Traceback" not in errors, errors
     assert {path.name: path.read_bytes() for path in two.glob("CGAN*")} == before
@@ -311,8 +380,14 @@ def test_what_could_not_be_read_pushes_out_nothing_good(tmp_path):
 
 def test_leftovers_of_a_killed_run_are_cleared_and_nothing_else(tmp_path):
     rest = ["CGAN_demo-5.data-00000-of-00001", ".12-ab.part", "samples/.12-ab.part", ".saving-CGAN_demo-6/CGAN_demo-6.index"]
-    kept = ["CGAN_demo-4.index", "CGAN_demo-4.data-00000-of-00001", "CGAN_demo.data-00000-of-00001", "samples/demo_4.png",
-            "CGAN_other-5.data-00000-of-00001", "log_train.dat"]
+    kept = [
+        "CGAN_demo-4.index",
+        "CGAN_demo-4.data-00000-of-00001",
+        "CGAN_demo.data-00000-of-00001",
+        "samples/demo_4.png",
+        "CGAN_other-5.data-00000-of-00001",
+        "log_train.dat",
+    ]
     for name in rest + kept:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
@@ -339,12 +414,33 @@ def test_reading_beside_a_training_that_prunes(tmp_path, cli, monkeypatch):
     assert result.code == 0 and "CGAN_demo-3" in result.stdout and "WARNING" not in result.stderr, result.stderr
 
 
-@pytest.mark.parametrize("lie", [
-    {"filters": 10**9}, {"filters": 2.0}, {"filters": "2"}, {"kernel_size": 3}, {"network": "places365"}, {"network": []},
-    {"color_space": "hsv"}, {"gray_range": 0}, {"normalization": None}, {"discriminator": "none"}, {"options": 5}, [1], "x",
-    None, {"global_step": -1}, {"global_step": 2**62}, {"global_step": "x"}, {"global_step": [1, 2]}, b"{",
-    b"[" * 100_000, b"\xff"],
-    ids=lambda lie: str(lie)[:20])
+@pytest.mark.parametrize(
+    "lie",
+    [
+        {"filters": 10**9},
+        {"filters": 2.0},
+        {"filters": "2"},
+        {"kernel_size": 3},
+        {"network": "places365"},
+        {"network": []},
+        {"color_space": "hsv"},
+        {"gray_range": 0},
+        {"normalization": None},
+        {"discriminator": "none"},
+        {"options": 5},
+        [1],
+        "x",
+        None,
+        {"global_step": -1},
+        {"global_step": 2**62},
+        {"global_step": "x"},
+        {"global_step": [1, 2]},
+        b"{",
+        b"[" * 100_000,
+        b"\xff",
+    ],
+    ids=lambda lie: str(lie)[:20],
+)
 def test_a_record_that_does_not_belong_to_its_variables_is_refused(tmp_path, lie):
     """It would make us build networks of any size, or end in a traceback."""
     model = Model(NetworkConfig("cifar10", filters=2))
@@ -354,7 +450,11 @@ def test_a_record_that_does_not_belong_to_its_variables_is_refused(tmp_path, lie
     tensors["record"] = tf.constant(text)
     if isinstance(lie, dict) and "global_step" in lie:
         tensors["global_step"] = tf.constant(lie["global_step"])
-    tf.raw_ops.SaveV2(prefix=str(tmp_path / "x"), tensor_names=list(tensors), shape_and_slices=[""] * len(tensors),
-                      tensors=list(tensors.values()))
+    tf.raw_ops.SaveV2(
+        prefix=str(tmp_path / "x"),
+        tensor_names=list(tensors),
+        shape_and_slices=[""] * len(tensors),
+        tensors=list(tensors.values()),
+    )
     with pytest.raises(checkpoints.Unreadable, match=r"x: its record is garbled \(.+\)$"):
         checkpoints.describe(tmp_path / "x")

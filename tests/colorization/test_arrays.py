@@ -18,8 +18,10 @@ def model():
     return src.load(CHECKPOINTS / "cifar10" / "pretrained")
 
 
-PHOTOS = {str(photo.shape): photo for photo in (
-    PHOTO, PHOTO[..., 0], PHOTO[..., :1], PHOTO[:3, :1], PHOTO[:7], PHOTO.transpose(1, 0, 2))}
+PHOTOS = {
+    str(photo.shape): photo
+    for photo in (PHOTO, PHOTO[..., 0], PHOTO[..., :1], PHOTO[:3, :1], PHOTO[:7], PHOTO.transpose(1, 0, 2))
+}
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +30,19 @@ def colorized(cli, tmp_path_factory):
     folder = tmp_path_factory.mktemp("photos")
     for name, photo in PHOTOS.items():
         images.write(folder / f"{name}.png", photo[..., 0] if photo.shape[2:] == (1,) else photo)
-    result = cli("colorize.py", "--dataset", "cifar10", "--checkpoints-path", CHECKPOINTS / "cifar10" / "pretrained",
-                 "--test-input", folder, "--test-output", folder / "out", "--batch-size", "1")
+    result = cli(
+        "colorize.py",
+        "--dataset",
+        "cifar10",
+        "--checkpoints-path",
+        CHECKPOINTS / "cifar10" / "pretrained",
+        "--test-input",
+        folder,
+        "--test-output",
+        folder / "out",
+        "--batch-size",
+        "1",
+    )
     assert result.code == 0, result.stderr
     return folder, folder / "out"
 
@@ -43,9 +56,17 @@ def test_the_pixels_are_colorizes(model, colorized, name):
         np.testing.assert_array_equal(model.colorize_photo(given), expected)
 
 
-@pytest.mark.parametrize("photo, told", [
-    (PHOTO / 255, r"float64 \(41, 70, 3\)"), (PHOTO[None], r"uint8 \(1, 41, 70, 3\)"), (PHOTO[..., :2], r"\(41, 70, 2\)"),
-    (PHOTO[:0], r"\(0, 70, 3\)"), ([[1, 2]], "a list"), (None, "a NoneType")])
+@pytest.mark.parametrize(
+    "photo, told",
+    [
+        (PHOTO / 255, r"float64 \(41, 70, 3\)"),
+        (PHOTO[None], r"uint8 \(1, 41, 70, 3\)"),
+        (PHOTO[..., :2], r"\(41, 70, 2\)"),
+        (PHOTO[:0], r"\(0, 70, 3\)"),
+        ([[1, 2]], "a list"),
+        (None, "a NoneType"),
+    ],
+)
 def test_what_is_no_photograph_is_told(model, photo, told):
     with pytest.raises(ValueError, match=told + ".*expected is an array of uint8"):
         model.colorize_photo(photo)

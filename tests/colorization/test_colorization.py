@@ -32,6 +32,7 @@ def colors_of(luma):
 
 class StandIn:
     """Gives `colors_of` what it sees, or no color at all, and a lightness of its own."""
+
     size, stride, config = 256, 128, Namespace(filters=64)
 
     def __init__(self, strength=1.0):
@@ -49,11 +50,18 @@ class StandIn:
 @pytest.fixture
 def go(monkeypatch, tmp_path):
     """go(*inputs, model=, **options) -> exit code of a run into tmp_path/out."""
+
     def go(*inputs, model=None, **changed):
         checkpoint = Namespace(prefix=Path("runs/demo/CGAN_demo-7"), step=7)
         monkeypatch.setattr("src.checkpoints.load_for_inference", lambda options: (model or StandIn(), checkpoint))
-        options = {"test_input": list(inputs), "test_output": tmp_path / "out", "batch_size": 4, "size": 0,
-                   "lightness": "original", "overwrite": False} | changed
+        options = {
+            "test_input": list(inputs),
+            "test_output": tmp_path / "out",
+            "batch_size": 4,
+            "size": 0,
+            "lightness": "original",
+            "overwrite": False,
+        } | changed
         return colorization.run(Namespace(**options))
 
     return go
@@ -81,8 +89,10 @@ def read(path):
 
 # Pixels
 
-@pytest.mark.parametrize("height, width", [
-    (256, 256), (300, 500), (500, 300), (1, 1), (2, 1), (20, 20), (1, 4), (400, 100), (1000, 1000)])
+
+@pytest.mark.parametrize(
+    "height, width", [(256, 256), (300, 500), (500, 300), (1, 1), (2, 1), (20, 20), (1, 4), (400, 100), (1000, 1000)]
+)
 def test_sizes_and_shapes(tmp_path, go, height, width):
     """Padding, cropping, scaling and tiles are where they should be: a slip of a pixel shows in the colors."""
     rgb, model = smooth(height, width), StandIn()
@@ -134,10 +144,21 @@ def test_lightness_of_the_original_or_of_the_network(tmp_path, go):
 
 # Formats
 
-@pytest.mark.parametrize("suffix, mode", [
-    (suffix, mode) for suffix, modes in {
-        ".png": "1 L LA P RGB RGBA I;16", ".bmp": "1 L P RGB RGBA", ".webp": "RGB RGBA", ".jpg": "L RGB CMYK",
-        ".tif": "1 L LA P RGB RGBA CMYK I;16"}.items() for mode in modes.split()])
+
+@pytest.mark.parametrize(
+    "suffix, mode",
+    [
+        (suffix, mode)
+        for suffix, modes in {
+            ".png": "1 L LA P RGB RGBA I;16",
+            ".bmp": "1 L P RGB RGBA",
+            ".webp": "RGB RGBA",
+            ".jpg": "L RGB CMYK",
+            ".tif": "1 L LA P RGB RGBA CMYK I;16",
+        }.items()
+        for mode in modes.split()
+    ],
+)
 def test_formats(tmp_path, go, suffix, mode):
     rgb = smooth(90, 130)
     sixteen = rgb[..., 0].astype(np.uint16) * 257
@@ -233,8 +254,9 @@ def test_several_pictures_in_a_file_are_refused(tmp_path, go, capsys, suffix):
 
 
 def test_the_photograph_of_a_phones_jpeg_is_colorized(tmp_path, go, capsys):
-    Image.fromarray(smooth(60, 90)).save(tmp_path / "a.jpg", format="MPO", save_all=True,
-                                         append_images=[Image.new("RGB", (30, 20))])
+    Image.fromarray(smooth(60, 90)).save(
+        tmp_path / "a.jpg", format="MPO", save_all=True, append_images=[Image.new("RGB", (30, 20))]
+    )
     assert go(tmp_path / "a.jpg") == 0
     assert "only the first of its 2 pictures" in capsys.readouterr().err
     result = Image.open(tmp_path / "out" / "a.jpg")
@@ -248,6 +270,7 @@ def test_a_name_that_lies_keeps_name_and_format(tmp_path, go):
 
 
 # Files and folders
+
 
 def test_a_folder_with_good_broken_empty_and_other_files(tmp_path, go, capsys):
     folder = tmp_path / "in"
@@ -424,8 +447,9 @@ def test_a_signal_ends_it_with_a_summary(tmp_path, go, capsys, number, code):
 def test_size_is_bounded_by_memory(tmp_path, go, monkeypatch):
     images.write(tmp_path / "a.png", smooth(20, 30))
     monkeypatch.setattr(colorization, "available_memory", lambda: 32 * 64 * 3 * 256**2)
-    nothing_written(tmp_path, go, "--size 99999: more than the memory that is free allows; at most 443 now", tmp_path / "a.png",
-                    size=99999)
+    nothing_written(
+        tmp_path, go, "--size 99999: more than the memory that is free allows; at most 443 now", tmp_path / "a.png", size=99999
+    )
     for i in range(4):
         images.write(tmp_path / f"{i}.png", smooth(30, 30))
     model = StandIn()
@@ -441,11 +465,15 @@ def test_it_says_whose_colors(tmp_path, go, capsys, monkeypatch):
     (tmp_path / "runs" / "demo").mkdir(parents=True)
     (tmp_path / "runs" / "demo" / "pretrained.index").touch()
     assert go(tmp_path / "a.png", overwrite=True) == 0
-    assert capsys.readouterr().out.splitlines()[0].endswith(
-        "; for the published generator: --checkpoints-path runs/demo/pretrained")
+    assert (
+        capsys.readouterr()
+        .out.splitlines()[0]
+        .endswith("; for the published generator: --checkpoints-path runs/demo/pretrained")
+    )
 
 
 # Panoramas
+
 
 @pytest.mark.parametrize("height, width, windows", [(100, 401, 2), (1, 5000, 31), (5000, 1, 31), (700, 37, 9), (40, 1280, 15)])
 def test_panoramas_are_seen_through_windows(tmp_path, go, height, width, windows):
@@ -472,6 +500,7 @@ def test_windows_that_disagree_leave_no_seams():
 
 
 # Batches and threads
+
 
 def test_pictures_of_one_shape_share_batches(tmp_path, go):
     for i in range(5):
@@ -555,10 +584,19 @@ print("KB", peak())"""
 
 # With real networks, as a user runs it
 
+
 def test_command_line(tiny_checkpoint, cli, tmp_path):
     images.write(tmp_path / "in.png", smooth(40, 70))
-    words = ["--dataset", "demo", "--checkpoints-path", str(tiny_checkpoint), "--test-input", str(tmp_path / "in.png"),
-             "--test-output", str(tmp_path / "out")]
+    words = [
+        "--dataset",
+        "demo",
+        "--checkpoints-path",
+        str(tiny_checkpoint),
+        "--test-input",
+        str(tmp_path / "in.png"),
+        "--test-output",
+        str(tmp_path / "out"),
+    ]
     result = cli("colorize.py", *words)
     assert result.code == 0, result.stderr
     assert "CGAN_demo-2, iteration 2\n1 image colorized in " in result.stdout

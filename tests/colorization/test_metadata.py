@@ -33,9 +33,13 @@ THUMBNAIL = b"\xff\xd8gray thumbnail\xff\xd9"
 
 def block(order="<"):
     """An EXIF block of a picture that is to be turned by 90 degrees, 90x60 as stored."""
-    return exif_block({274: (3, 6), 315: (2, ARTIST), 282: (5, [(300, 1)]), 283: (5, [(200, 1)])},
-                      {36867: (2, TAKEN), 37500: (7, b"maker" * 9), 40961: (3, 65535), 40962: (4, 90), 40963: (3, 60)},
-                      {1: (2, b"N\0"), 2: (5, POSITION)}, THUMBNAIL, order)
+    return exif_block(
+        {274: (3, 6), 315: (2, ARTIST), 282: (5, [(300, 1)]), 283: (5, [(200, 1)])},
+        {36867: (2, TAKEN), 37500: (7, b"maker" * 9), 40961: (3, 65535), 40962: (4, 90), 40963: (3, 60)},
+        {1: (2, b"N\0"), 2: (5, POSITION)},
+        THUMBNAIL,
+        order,
+    )
 
 
 def encoded(format, rgb=None, **parameters):
@@ -78,9 +82,14 @@ def check_xmp(xmp):
 def test_jpeg(tmp_path, go, capsys, order):  # noqa: F811
     extended = b"http://ns.adobe.com/xmp/extension/\0" + b"0" * 32 + struct.pack(">II", 9, 0) + b"extension"
     contents = handmade.with_segments(
-        encoded("JPEG", quality=95, dpi=(300, 200)), segment(0xE1, b"Exif\0\0" + block(order)),
-        segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0" + XMP), segment(0xE1, extended),
-        segment(0xED, b"Photoshop 3.0\0" + RESOURCES), segment(0xFE, b"A comment"), segment(0xEB, b"JP\0\1c2pa"))
+        encoded("JPEG", quality=95, dpi=(300, 200)),
+        segment(0xE1, b"Exif\0\0" + block(order)),
+        segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0" + XMP),
+        segment(0xE1, extended),
+        segment(0xED, b"Photoshop 3.0\0" + RESOURCES),
+        segment(0xFE, b"A comment"),
+        segment(0xEB, b"JP\0\1c2pa"),
+    )
     result = colorized(tmp_path, go, "a.jpg", contents)
     err = capsys.readouterr().err
     assert err.count("left out") == 1 and "left out: its JP segment (APP11)" in err
@@ -99,16 +108,25 @@ def test_jpeg(tmp_path, go, capsys, order):  # noqa: F811
 
 
 def test_png(tmp_path, go, capsys):  # noqa: F811
-    texts = [(b"tEXt", b"Title\0A hill"), (b"zTXt", b"Note\0\0" + zlib.compress(b"long" * 500_000)),
-             (b"iTXt", "Titre\0\0\0fr\0Titre\0Une colline é".encode()), (b"gAMA", struct.pack(">I", 45455)),
-             (b"zTXt", b"Raw profile type iptc\0\0" + zlib.compress(b"\niptc\n 3\n1c0278\n")),
-             (b"tIME", struct.pack(">HBBBBB", 2018, 3, 14, 15, 9, 26)),
-             (b"tEXt", b"dpi\0not a number")]
+    texts = [
+        (b"tEXt", b"Title\0A hill"),
+        (b"zTXt", b"Note\0\0" + zlib.compress(b"long" * 500_000)),
+        (b"iTXt", "Titre\0\0\0fr\0Titre\0Une colline é".encode()),
+        (b"gAMA", struct.pack(">I", 45455)),
+        (b"zTXt", b"Raw profile type iptc\0\0" + zlib.compress(b"\niptc\n 3\n1c0278\n")),
+        (b"tIME", struct.pack(">HBBBBB", 2018, 3, 14, 15, 9, 26)),
+        (b"tEXt", b"dpi\0not a number"),
+    ]
     xmp = b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(XMP)
-    contents = handmade.with_chunks(encoded("PNG"), *(chunk(*text) for text in texts), chunk(b"eXIf", block()),
-                                    chunk(b"iTXt", xmp), chunk(b"pHYs", struct.pack(">IIB", 11811, 7874, 1)),
-                                    chunk(b"tEXt", b"Lost\0x", 0),
-                                    chunk(b"sBIT", b"\5\5\5"))
+    contents = handmade.with_chunks(
+        encoded("PNG"),
+        *(chunk(*text) for text in texts),
+        chunk(b"eXIf", block()),
+        chunk(b"iTXt", xmp),
+        chunk(b"pHYs", struct.pack(">IIB", 11811, 7874, 1)),
+        chunk(b"tEXt", b"Lost\0x", 0),
+        chunk(b"sBIT", b"\5\5\5"),
+    )
     result = colorized(tmp_path, go, "a.png", contents)
     assert capsys.readouterr().err == f"note: {tmp_path / 'a.png'}: left out: tEXt (wrong checksum)\n"
     chunks = png_chunks(result)
@@ -124,9 +142,11 @@ def test_png(tmp_path, go, capsys):  # noqa: F811
 
 def test_exif_in_imagemagicks_texts_becomes_a_chunk(tmp_path, go):  # noqa: F811
     digits = (b"Exif\0\0" + block()).hex()
-    text = f"\nexif\n{len(digits) // 2:8}\n" + "\n".join(digits[i:i + 72] for i in range(0, len(digits), 72))
-    for part in (chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(text.encode())),
-                 chunk(b"tEXt", b"Raw profile type APP1\0" + text.encode())):
+    text = f"\nexif\n{len(digits) // 2:8}\n" + "\n".join(digits[i : i + 72] for i in range(0, len(digits), 72))
+    for part in (
+        chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(text.encode())),
+        chunk(b"tEXt", b"Raw profile type APP1\0" + text.encode()),
+    ):
         result = colorized(tmp_path, go, "a.png", handmade.with_chunks(encoded("PNG"), part))
         check_exif(dict(png_chunks(result))[b"eXIf"])
 
@@ -147,9 +167,20 @@ def test_webp(tmp_path, go, capsys, lossless):  # noqa: F811
 
 
 def tiff_tags(order, compression):
-    return {"t270": (2, b"A hill\0"), "t274": (3, 6), "t282": (5, [(300, 1)]), "t283": (5, [(200, 1)]), "t296": (3, 2),
-            "t315": (2, ARTIST), "t700": (1, XMP), "t34377": (7, RESOURCES), "t259": (3, compression),
-            "t33723": (4, [0x1C027800, 0x06412068, 0x696C6C00]), "t37724": (7, b"layers"), "t33550": (5, [(1, 1)])}
+    return {
+        "t270": (2, b"A hill\0"),
+        "t274": (3, 6),
+        "t282": (5, [(300, 1)]),
+        "t283": (5, [(200, 1)]),
+        "t296": (3, 2),
+        "t315": (2, ARTIST),
+        "t700": (1, XMP),
+        "t34377": (7, RESOURCES),
+        "t259": (3, compression),
+        "t33723": (4, [0x1C027800, 0x06412068, 0x696C6C00]),
+        "t37724": (7, b"layers"),
+        "t33550": (5, [(1, 1)]),
+    }
 
 
 @pytest.mark.parametrize("order", "<>")
@@ -163,7 +194,7 @@ def test_tiff(tmp_path, go, capsys, order, compression):  # noqa: F811
         packed = encoded("TIFF", gray, compression={5: "tiff_lzw", 32773: "packbits"}[compression])
         with tifffile.TiffFile(io.BytesIO(packed)) as file:
             page = file.pages[0]
-            strips = [packed[start:start + size] for start, size in zip(page.dataoffsets, page.databytecounts)]
+            strips = [packed[start : start + size] for start, size in zip(page.dataoffsets, page.databytecounts)]
             rows = page.rowsperstrip
     tags = tiff_tags(order, compression) | ({} if compression in (1, 8) else {"t278": (4, rows)})
     exif = {36867: (2, TAKEN), 37500: (7, b"maker" * 9), 40962: (4, 90), 40963: (3, 60), 40965: (4, 0)}
@@ -218,33 +249,72 @@ def test_a_jfif_without_unit_stays_one(tmp_path, go):  # noqa: F811
 @pytest.mark.parametrize("size", [66_000, 150_000, 300_000])
 def test_metadata_of_several_segments(tmp_path, go, size):  # noqa: F811
     exif = exif_block({270: (2, b"y" * size)})
-    parts = [segment(0xE1, b"Exif\0\0" + exif[i:i + 65_000]) for i in range(0, len(exif), 65_000)]
+    parts = [segment(0xE1, b"Exif\0\0" + exif[i : i + 65_000]) for i in range(0, len(exif), 65_000)]
     long = resource(1028, b"i" * size)
-    parts += [segment(0xED, b"Photoshop 3.0\0" + long[i:i + 65_000]) for i in range(0, len(long), 65_000)]
+    parts += [segment(0xED, b"Photoshop 3.0\0" + long[i : i + 65_000]) for i in range(0, len(long), 65_000)]
     profile = images.srgb() + b"\0" * size
-    pieces = [profile[i:i + 65_000] for i in range(0, len(profile), 65_000)]
+    pieces = [profile[i : i + 65_000] for i in range(0, len(profile), 65_000)]
     parts += [segment(0xE2, b"ICC_PROFILE\0" + bytes([i + 1, len(pieces)]) + piece) for i, piece in enumerate(pieces)]
     segments = jpeg_segments(colorized(tmp_path, go, "a.jpg", handmade.with_segments(encoded("JPEG"), *parts)))
     for start, whole in ((b"Exif\0\0", exif), (b"Photoshop 3.0\0", long)):
-        assert b"".join(data[len(start):] for _, data in segments if data.startswith(start)) == whole
+        assert b"".join(data[len(start) :] for _, data in segments if data.startswith(start)) == whole
     assert b"".join(data[14:] for _, data in segments if data.startswith(b"ICC_PROFILE\0")) == profile
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
-@pytest.mark.parametrize("garbage", [
-    b"", b"II*\0", b"II*\0\x08\0\0\0\xff\xff", b"MM\0*\0\0\0\x08\0\2" + b"\xff" * 40, b"hello" * 50,
-    b"II*\0\x08\0\0\0\1\0\x12\1\3\0\1\0\0\0\6\0\0\0\x08\0\0\0"], ids=range(6))
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"",
+        b"II*\0",
+        b"II*\0\x08\0\0\0\xff\xff",
+        b"MM\0*\0\0\0\x08\0\2" + b"\xff" * 40,
+        b"hello" * 50,
+        b"II*\0\x08\0\0\0\1\0\x12\1\3\0\1\0\0\0\6\0\0\0\x08\0\0\0",
+    ],
+    ids=range(6),
+)
 def test_garbled_metadata_costs_no_picture(tmp_path, go, suffix, garbage):  # noqa: F811
     contents = {
-        "jpg": lambda: handmade.with_segments(encoded("JPEG"), *(segment(m, s + garbage) for m, s in (
-            (0xE1, b"Exif\0\0"), (0xE1, b"http://ns.adobe.com/xap/1.0/\0"), (0xED, b"Photoshop 3.0\x008BIM"),
-            (0xE2, b"ICC_PROFILE\0\1\1"), (0xE2, b"MPF\0"), (0xE0, b"JFIF\0"), (0xE5, b"")))),
-        "png": lambda: handmade.with_chunks(encoded("PNG"), *(chunk(n, garbage) for n in (
-            b"eXIf", b"iTXt", b"tEXt", b"zTXt", b"iCCP", b"pHYs", b"gAMA", b"cHRM", b"sRGB", b"tIME", b"acTL"))),
-        "webp": lambda: handmade.riff({b"VP8X": bytes([0x2C, 0, 0, 0, 89, 0, 0, 59, 0, 0]), b"ICCP": garbage,
-                                       **riff_chunks(encoded("WEBP")), b"EXIF": garbage, b"XMP ": garbage}),
-        "tif": lambda: handmade.tiff((60, 90, 3), 8, 2, [smooth(60, 90).tobytes()], **{
-            f"t{tag}": (7, garbage or b"\0") for tag in (270, 282, 700, 33723, 34377, 34665, 34675, 34853)})}[suffix]()
+        "jpg": lambda: handmade.with_segments(
+            encoded("JPEG"),
+            *(
+                segment(m, s + garbage)
+                for m, s in (
+                    (0xE1, b"Exif\0\0"),
+                    (0xE1, b"http://ns.adobe.com/xap/1.0/\0"),
+                    (0xED, b"Photoshop 3.0\x008BIM"),
+                    (0xE2, b"ICC_PROFILE\0\1\1"),
+                    (0xE2, b"MPF\0"),
+                    (0xE0, b"JFIF\0"),
+                    (0xE5, b""),
+                )
+            ),
+        ),
+        "png": lambda: handmade.with_chunks(
+            encoded("PNG"),
+            *(
+                chunk(n, garbage)
+                for n in (b"eXIf", b"iTXt", b"tEXt", b"zTXt", b"iCCP", b"pHYs", b"gAMA", b"cHRM", b"sRGB", b"tIME", b"acTL")
+            ),
+        ),
+        "webp": lambda: handmade.riff(
+            {
+                b"VP8X": bytes([0x2C, 0, 0, 0, 89, 0, 0, 59, 0, 0]),
+                b"ICCP": garbage,
+                **riff_chunks(encoded("WEBP")),
+                b"EXIF": garbage,
+                b"XMP ": garbage,
+            }
+        ),
+        "tif": lambda: handmade.tiff(
+            (60, 90, 3),
+            8,
+            2,
+            [smooth(60, 90).tobytes()],
+            **{f"t{tag}": (7, garbage or b"\0") for tag in (270, 282, 700, 33723, 34377, 34665, 34675, 34853)},
+        ),
+    }[suffix]()
     result = colorized(tmp_path, go, f"a.{suffix}", contents)
     with Image.open(io.BytesIO(result)) as image:
         image.load()
@@ -252,11 +322,12 @@ def test_garbled_metadata_costs_no_picture(tmp_path, go, suffix, garbage):  # no
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
-@pytest.mark.parametrize("primaries, gamma, mode", [
-    (PROPHOTO, 1.8, "RGB"), (SRGB, 1.0, "RGB"), (PROPHOTO, 1.8, "L"), (None, 1.8, "L")])
+@pytest.mark.parametrize(
+    "primaries, gamma, mode", [(PROPHOTO, 1.8, "RGB"), (SRGB, 1.0, "RGB"), (PROPHOTO, 1.8, "L"), (None, 1.8, "L")]
+)
 def test_profiles_become_srgb(tmp_path, go, suffix, primaries, gamma, mode):  # noqa: F811
     """The network sees sRGB's luma; the result has sRGB's profile and the lightness that the original shows."""
-    rgb = (smooth(60, 90) // 3 + 80)
+    rgb = smooth(60, 90) // 3 + 80
     picture = Image.fromarray(rgb).convert(mode)
     if suffix == "webp":
         picture = picture.convert("RGB")

@@ -35,14 +35,21 @@ def encoded(rgb, format, **parameters):
 LONG = b"x" * 3_000_000
 
 
-@pytest.mark.parametrize("chunk", [
-    handmade.chunk(b"zTXt", b"Comment\0\0" + zlib.compress(LONG)),
-    handmade.chunk(b"iTXt", b"Comment\0\1\0de\0Kommentar\0" + zlib.compress(LONG)),
-    handmade.chunk(b"iCCP", b"name\0\0" + zlib.compress(LONG)),
-    handmade.chunk(b"iCCP", b"name\0\0" + zlib.compress(b"\0" * 10**8)),
-    *(handmade.chunk(name, b"?") for name in (b"iCCP", b"pHYs", b"tIME", b"eXIf", b"gAMA", b"acTL")),
-    *(handmade.chunk(name, b"Title\0A hill", WRONG) for name in (b"tEXt", b"pHYs", b"iCCP", b"tIME", b"eXIf", b"zzZz")),
-    *(handmade.chunk(b"tEXt", name + b"\0001") for name in (b"dpi", b"icc_profile", b"transparency", b"interlace", b"exif"))])
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        handmade.chunk(b"zTXt", b"Comment\0\0" + zlib.compress(LONG)),
+        handmade.chunk(b"iTXt", b"Comment\0\1\0de\0Kommentar\0" + zlib.compress(LONG)),
+        handmade.chunk(b"iCCP", b"name\0\0" + zlib.compress(LONG)),
+        handmade.chunk(b"iCCP", b"name\0\0" + zlib.compress(b"\0" * 10**8)),
+        *(handmade.chunk(name, b"?") for name in (b"iCCP", b"pHYs", b"tIME", b"eXIf", b"gAMA", b"acTL")),
+        *(handmade.chunk(name, b"Title\0A hill", WRONG) for name in (b"tEXt", b"pHYs", b"iCCP", b"tIME", b"eXIf", b"zzZz")),
+        *(
+            handmade.chunk(b"tEXt", name + b"\0001")
+            for name in (b"dpi", b"icc_profile", b"transparency", b"interlace", b"exif")
+        ),
+    ],
+)
 def test_no_chunk_costs_a_png(tmp_path, rgb, chunk):
     for contents in (encoded(rgb, "PNG"), encoded(rgb[..., 0], "PNG")):
         (tmp_path / "a.png").write_bytes(handmade.with_chunks(contents, chunk))
@@ -53,10 +60,13 @@ def test_no_chunk_costs_a_png(tmp_path, rgb, chunk):
 def test_a_png_without_pixels_or_with_a_broken_head_is_refused(rgb):
     contents = encoded(rgb, "PNG")
     head = handmade.chunk(b"IHDR", b"\0" * 12)
-    for broken, reason in ((contents[:33], "truncated"), (contents[:20] + b"\xff" + contents[21:], "checksum in IHDR"),
-                           (contents[:8] + head + contents[33:], "broken PNG header"),
-                           (handmade.with_chunks(contents, handmade.chunk(b"CgBI", b"")), "CgBI, which is not PNG's"),
-                           (contents[:-60], "truncated|broken")):
+    for broken, reason in (
+        (contents[:33], "truncated"),
+        (contents[:20] + b"\xff" + contents[21:], "checksum in IHDR"),
+        (contents[:8] + head + contents[33:], "broken PNG header"),
+        (handmade.with_chunks(contents, handmade.chunk(b"CgBI", b"")), "CgBI, which is not PNG's"),
+        (contents[:-60], "truncated|broken"),
+    ):
         with pytest.raises(images.ImageError, match=reason):
             images.read_rgb(io.BytesIO(broken))
 
@@ -78,7 +88,7 @@ def test_a_jpeg_may_lack_its_end_marker_but_no_pixels(tmp_path, rgb, progressive
 
 def test_exif_over_several_segments_turns_a_jpeg(tmp_path, rgb):
     block = handmade.exif_block({274: (3, 6), 270: (2, b"y" * 150_000)})
-    parts = [handmade.segment(0xE1, b"Exif\0\0" + block[i:i + 60_000]) for i in range(0, len(block), 60_000)]
+    parts = [handmade.segment(0xE1, b"Exif\0\0" + block[i : i + 60_000]) for i in range(0, len(block), 60_000)]
     (tmp_path / "a.jpg").write_bytes(handmade.with_segments(encoded(rgb, "JPEG"), *parts))
     assert images.read_rgb(tmp_path / "a.jpg").shape == (36, 24, 3)
 
@@ -105,12 +115,16 @@ def test_sparse_files_cost_no_memory(tmp_path, rgb):
     """3 GB of zeros behind the picture, in it, or said to be in it; in a process of its own, for a peak of its own."""
     webp, png, jpeg = (encoded(rgb, format) for format in ("WEBP", "PNG", "JPEG"))
     size = 3 * 2**30
-    files = {"after.webp": webp, "after.png": png, "after.jpg": jpeg,
-             "in.webp": b"RIFF" + struct.pack("<I", size) + webp[8:16] + struct.pack("<I", size) + webp[20:],
-             "in.png": png[:33] + struct.pack(">I", 2**31 - 1) + png[37:],
-             "in.jpg": jpeg[:-2],
-             "a.tif": handmade.tiff((16, 16, 1), 8, 1, [b"\0" * 256], t279=(4, 2**31)),
-             "a.bmp": encoded(rgb, "BMP")}
+    files = {
+        "after.webp": webp,
+        "after.png": png,
+        "after.jpg": jpeg,
+        "in.webp": b"RIFF" + struct.pack("<I", size) + webp[8:16] + struct.pack("<I", size) + webp[20:],
+        "in.png": png[:33] + struct.pack(">I", 2**31 - 1) + png[37:],
+        "in.jpg": jpeg[:-2],
+        "a.tif": handmade.tiff((16, 16, 1), 8, 1, [b"\0" * 256], t279=(4, 2**31)),
+        "a.bmp": encoded(rgb, "BMP"),
+    }
     for name, contents in files.items():
         (tmp_path / name).write_bytes(contents)
         os.truncate(tmp_path / name, size)
@@ -130,8 +144,9 @@ print("KB", peak() - before)"""
     (tmp_path / "small.png").write_bytes(png)
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
     lines = done.stdout.splitlines()
-    assert [line for line in lines if "(24, 36, 3)" in line] == [f"{name} (24, 36, 3)" for name in files if
-                                                                 name.startswith("after") or name == "a.bmp"]
+    assert [line for line in lines if "(24, 36, 3)" in line] == [
+        f"{name} (24, 36, 3)" for name in files if name.startswith("after") or name == "a.bmp"
+    ]
     assert sum("larger than its pixels" in line for line in lines) == 3  # WebP, PNG, TIFF
     assert int(lines[-1].split()[1]) < 300_000
 
@@ -140,7 +155,11 @@ print("KB", peak() - before)"""
 def test_only_regular_files_are_opened(tmp_path, kind):
     path = tmp_path / "a.jpg"
     with socket.socket(socket.AF_UNIX) as server:
-        {"pipe": lambda: os.mkfifo(path), "socket": lambda: server.bind(str(path)),
-         "device": lambda: path.symlink_to("/dev/zero"), "folder": path.mkdir}[kind]()
+        {
+            "pipe": lambda: os.mkfifo(path),
+            "socket": lambda: server.bind(str(path)),
+            "device": lambda: path.symlink_to("/dev/zero"),
+            "folder": path.mkdir,
+        }[kind]()
         with pytest.raises(images.ImageError, match=r"not a regular file|No such device"):
             images.read_rgb(path)

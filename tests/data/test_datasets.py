@@ -29,11 +29,18 @@ RNG = np.random.default_rng(0)
 def batch(images):
     """A CIFAR-10 batch as Python 2 with its numpy pickled the official ones."""
     data = np.asarray(images, np.uint8).transpose(0, 3, 1, 2).reshape(len(images), -1)
-    return (b"\x80\x02}q\x01(U\x06labelsq\x02]q\x03(" + b"K\x00" * len(images)
-            + b"eU\x04dataq\x04cnumpy.core.multiarray\n_reconstruct\nq\x05cnumpy\nndarray\nq\x06K\x00\x85U\x01b\x87Rq\x07"
-            + b"(K\x01K" + bytes([len(images)]) + b"M\x00\x0c\x86cnumpy\ndtype\nq\x08U\x02u1K\x00K\x01\x87Rq\x09"
-            + b"(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89T" + len(data.tobytes()).to_bytes(4, "little")
-            + data.tobytes() + b"tbU\tfilenamesq\n]q\x0bU\x01aq\x0cau.")
+    return (
+        b"\x80\x02}q\x01(U\x06labelsq\x02]q\x03("
+        + b"K\x00" * len(images)
+        + b"eU\x04dataq\x04cnumpy.core.multiarray\n_reconstruct\nq\x05cnumpy\nndarray\nq\x06K\x00\x85U\x01b\x87Rq\x07"
+        + b"(K\x01K"
+        + bytes([len(images)])
+        + b"M\x00\x0c\x86cnumpy\ndtype\nq\x08U\x02u1K\x00K\x01\x87Rq\x09"
+        + b"(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89T"
+        + len(data.tobytes()).to_bytes(4, "little")
+        + data.tobytes()
+        + b"tbU\tfilenamesq\n]q\x0bU\x01aq\x0cau."
+    )
 
 
 @pytest.fixture
@@ -44,7 +51,7 @@ def cifar(tmp_path):
     folder = tmp_path / "cifar10"
     folder.mkdir()
     for i in range(5):
-        (folder / f"data_batch_{i + 1}").write_bytes(batch(images[4 * i:4 * i + 4]))
+        (folder / f"data_batch_{i + 1}").write_bytes(batch(images[4 * i : 4 * i + 4]))
     (folder / "test_batch").write_bytes(batch(images[20:]))
     return folder, images
 
@@ -102,10 +109,18 @@ def member(name, kind=tarfile.REGTYPE, data=b""):
     return info, io.BytesIO(data)
 
 
-@pytest.mark.parametrize("extra", [
-    member("../outside"), member("/tmp/outside"), member("cifar-10-batches-py/../../outside"),
-    member("cifar-10-batches-py/link", tarfile.SYMTYPE), member("cifar-10-batches-py/hard", tarfile.LNKTYPE),
-    member("cifar-10-batches-py/device", tarfile.CHRTYPE), member("cifar-10-batches-py/fifo", tarfile.FIFOTYPE)])
+@pytest.mark.parametrize(
+    "extra",
+    [
+        member("../outside"),
+        member("/tmp/outside"),
+        member("cifar-10-batches-py/../../outside"),
+        member("cifar-10-batches-py/link", tarfile.SYMTYPE),
+        member("cifar-10-batches-py/hard", tarfile.LNKTYPE),
+        member("cifar-10-batches-py/device", tarfile.CHRTYPE),
+        member("cifar-10-batches-py/fifo", tarfile.FIFOTYPE),
+    ],
+)
 def test_a_hostile_archive_is_refused_whole(cifar, tmp_path, extra):
     (tmp_path / "tar").mkdir()
     archive(cifar[0], tmp_path / "tar" / "cifar-10-python.tar.gz", extra)
@@ -184,17 +199,21 @@ class Evil:
         return os.system, ("touch pwned",)
 
 
-@pytest.mark.parametrize("contents, reason", [
-    (b"", "the file is empty"),
-    (batch(np.zeros((2, 32, 32, 3)))[:-300], "truncated"),
-    (pickle.dumps({b"labels": []}), "the key b'data' is missing"),
-    (pickle.dumps({b"data": np.zeros((2, 3072), np.int64)}), "i8"),
-    (pickle.dumps({b"data": np.zeros((2, 3071), np.uint8)}), "3071"),
-    (pickle.dumps({b"data": [1, 2]}), "not as numpy writes"),
-    (pickle.dumps([1]), "the key b'data' is missing"),
-    (pickle.dumps({b"data": Evil()}), "system"),
-    (pickle.dumps({b"labels": Evil(), b"data": np.zeros((2, 3072), np.uint8)}), "system"),
-    (b"not a pickle", "no pickle")])
+@pytest.mark.parametrize(
+    "contents, reason",
+    [
+        (b"", "the file is empty"),
+        (batch(np.zeros((2, 32, 32, 3)))[:-300], "truncated"),
+        (pickle.dumps({b"labels": []}), "the key b'data' is missing"),
+        (pickle.dumps({b"data": np.zeros((2, 3072), np.int64)}), "i8"),
+        (pickle.dumps({b"data": np.zeros((2, 3071), np.uint8)}), "3071"),
+        (pickle.dumps({b"data": [1, 2]}), "not as numpy writes"),
+        (pickle.dumps([1]), "the key b'data' is missing"),
+        (pickle.dumps({b"data": Evil()}), "system"),
+        (pickle.dumps({b"labels": Evil(), b"data": np.zeros((2, 3072), np.uint8)}), "system"),
+        (b"not a pickle", "no pickle"),
+    ],
+)
 def test_a_bad_batch_names_its_file_and_runs_nothing(cifar, contents, reason, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (cifar[0] / "data_batch_3").write_bytes(contents)
@@ -313,8 +332,18 @@ def photos(tmp_path):
     """A tree of 40 pictures of many formats and sizes, 3 hidden ones and 2 other files. -> (folder, names of the pictures)"""
     folder, names = tmp_path / "photos", []
     for i in range(40):
-        suffix, format = [("jpg", "JPEG"), ("JPEG", "JPEG"), ("Png", "PNG"), ("webp", "WEBP"), ("bmp", "BMP"), ("tiff", "TIFF"),
-                          ("TIF", "TIFF"), ("picture", "PNG"), ("jpg", "PNG"), ("jfif", "JPEG")][i % 10]
+        suffix, format = [
+            ("jpg", "JPEG"),
+            ("JPEG", "JPEG"),
+            ("Png", "PNG"),
+            ("webp", "WEBP"),
+            ("bmp", "BMP"),
+            ("tiff", "TIFF"),
+            ("TIF", "TIFF"),
+            ("picture", "PNG"),
+            ("jpg", "PNG"),
+            ("jfif", "JPEG"),
+        ][i % 10]
         names.append(f"{i % 3}/deep/{i}.{suffix}" if i % 4 else f"{i}.{suffix}")
         (folder / names[-1]).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(RNG.integers(0, 256, (10 + i, 30, 3), np.uint8)).save(folder / names[-1], format)
@@ -350,7 +379,7 @@ def test_a_folder_of_ones_own_in_parts(photos, tmp_path):
     folder, names = photos
     (tmp_path / "parts").mkdir()
     for part in ("train", "test"):
-        folder = (folder if part == "train" else tmp_path / "one")
+        folder = folder if part == "train" else tmp_path / "one"
         (tmp_path / "one").mkdir(exist_ok=True)
         (tmp_path / "parts" / part).symlink_to(folder)
     shutil.copy(photos[0] / names[0], tmp_path / "one" / "a.jpg")
@@ -386,10 +415,23 @@ def test_a_folder_of_ones_own_at_the_command_line(photos, cli, tmp_path, uncompi
 def test_the_networks_of_a_folder_of_ones_own(photos, cli, tmp_path):
     """By size, or as asked for; where they do not fit together, the message tells which."""
     assert [suited(size) for size in (16, 48, 128, 192, 256)] == ["cifar10", "cifar10", "places365", "cifar10", "places365"]
-    words = ["--dataset", "folder", "--dataset-path", photos[0], "--checkpoints-path", tmp_path / "out", "--sample", "0",
-             "--validate", "0", "--image-size"]
-    for more, expected in ((["200"], "200: the networks for cifar10 take multiples of 16 pixels"),
-                           (["32", "--network", "places365"], "32: the networks for places365 take multiples of 128 pixels")):
+    words = [
+        "--dataset",
+        "folder",
+        "--dataset-path",
+        photos[0],
+        "--checkpoints-path",
+        tmp_path / "out",
+        "--sample",
+        "0",
+        "--validate",
+        "0",
+        "--image-size",
+    ]
+    for more, expected in (
+        (["200"], "200: the networks for cifar10 take multiples of 16 pixels"),
+        (["32", "--network", "places365"], "32: the networks for places365 take multiples of 128 pixels"),
+    ):
         result = cli("train.py", *words, *more)
         assert result.code == 2 and expected in result.stderr
 

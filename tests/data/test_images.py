@@ -38,18 +38,31 @@ def rgb():
     return np.stack([x * 7, y * 10, (x + 2 * y) * 3], -1).astype(np.uint8)
 
 
-@pytest.mark.parametrize("suffix, mode", [
-    (suffix, mode) for suffix, modes in {
-        ".png": "1 L LA P RGB RGBA", ".bmp": "1 L P RGB", ".webp": "RGB RGBA", ".jpg": "L RGB CMYK",
-        ".tif": "1 L LA P RGB RGBA CMYK YCbCr"}.items() for mode in modes.split()])
+@pytest.mark.parametrize(
+    "suffix, mode",
+    [
+        (suffix, mode)
+        for suffix, modes in {
+            ".png": "1 L LA P RGB RGBA",
+            ".bmp": "1 L P RGB",
+            ".webp": "RGB RGBA",
+            ".jpg": "L RGB CMYK",
+            ".tif": "1 L LA P RGB RGBA CMYK YCbCr",
+        }.items()
+        for mode in modes.split()
+    ],
+)
 def test_every_mode_reads_as_pillow_converts_it(tmp_path, rgb, suffix, mode):
     picture = Image.fromarray(rgb).convert(mode)
     if mode[-1] == "A":
         picture.putalpha(Image.fromarray(rgb[..., 0] | 1))
     picture.save(tmp_path / f"a{suffix}", **({"lossless": True, "exact": True} if suffix == ".webp" else {}))
     got = images.read_rgb(tmp_path / f"a{suffix}")
-    expected = np.asarray(picture.convert("RGB")) if suffix != ".jpg" else np.asarray(
-        Image.open(tmp_path / f"a{suffix}").convert("RGB"))
+    expected = (
+        np.asarray(picture.convert("RGB"))
+        if suffix != ".jpg"
+        else np.asarray(Image.open(tmp_path / f"a{suffix}").convert("RGB"))
+    )
     assert got.dtype == np.uint8
     np.testing.assert_array_equal(got, expected)
 
@@ -74,9 +87,12 @@ def test_sixteen_bit_gray_is_scaled_not_clipped(tmp_path, kind):
         (tmp_path / "a").write_bytes(png(samples[..., None], 0))
     else:
         white_is_zero = kind == "white is zero"
-        tifffile.imwrite(tmp_path / "a", 65535 - samples if white_is_zero else samples,
-                         byteorder=">" if kind == "big" else "<",
-                         photometric="miniswhite" if white_is_zero else "minisblack")
+        tifffile.imwrite(
+            tmp_path / "a",
+            65535 - samples if white_is_zero else samples,
+            byteorder=">" if kind == "big" else "<",
+            photometric="miniswhite" if white_is_zero else "minisblack",
+        )
     got = images.read_rgb(tmp_path / "a")
     assert images.is_gray(got)
     np.testing.assert_array_equal(got[..., 0], np.round(samples / 257).astype(np.uint8))
@@ -96,9 +112,17 @@ def test_sixteen_bit_color(tmp_path, rgb, suffix):
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_orientation(tmp_path, rgb, suffix, orientation):
     picture = Image.fromarray(rgb)
-    method = [None, None, Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.ROTATE_180, Image.Transpose.FLIP_TOP_BOTTOM,
-              Image.Transpose.TRANSPOSE, Image.Transpose.ROTATE_90, Image.Transpose.TRANSVERSE,
-              Image.Transpose.ROTATE_270][orientation]  # how a camera held so stores the scene
+    method = [
+        None,
+        None,
+        Image.Transpose.FLIP_LEFT_RIGHT,
+        Image.Transpose.ROTATE_180,
+        Image.Transpose.FLIP_TOP_BOTTOM,
+        Image.Transpose.TRANSPOSE,
+        Image.Transpose.ROTATE_90,
+        Image.Transpose.TRANSVERSE,
+        Image.Transpose.ROTATE_270,
+    ][orientation]  # how a camera held so stores the scene
     stored = picture if method is None else picture.transpose(method)
     exif = Image.Exif()
     exif[274] = orientation
@@ -166,9 +190,19 @@ def test_content_counts_not_the_name(tmp_path, rgb):
     np.testing.assert_array_equal(images.read_rgb(io.BytesIO((tmp_path / "a.jpg").read_bytes())), rgb)
 
 
-@pytest.mark.parametrize("content, reason", [
-    (b"", "empty"), (b"hello", "not a readable"), (b"\xff\xd8\xff\xe0" + b"\0" * 50, "broken JPEG"), (b"GIF", "not a readable"),
-    ("truncated", "truncated"), ("float", "8 or 16"), ("folder", "not a regular file"), ("missing", "No such file")])
+@pytest.mark.parametrize(
+    "content, reason",
+    [
+        (b"", "empty"),
+        (b"hello", "not a readable"),
+        (b"\xff\xd8\xff\xe0" + b"\0" * 50, "broken JPEG"),
+        (b"GIF", "not a readable"),
+        ("truncated", "truncated"),
+        ("float", "8 or 16"),
+        ("folder", "not a regular file"),
+        ("missing", "No such file"),
+    ],
+)
 def test_what_cannot_be_read_says_why(tmp_path, rgb, content, reason):
     path = tmp_path / "a.jpg"
     if content == "truncated":
@@ -197,7 +231,7 @@ def test_mutated_files_give_pixels_or_an_image_error(tmp_path, rgb, suffix):
         bad = good.copy()
         at = random.integers(0, min(len(bad), 400) if i % 2 else len(bad), 1 + i % 4)
         bad[at] = random.integers(0, 256, len(at))
-        bad = bad[:random.integers(1, 4 * len(bad))].tobytes()
+        bad = bad[: random.integers(1, 4 * len(bad))].tobytes()
         (tmp_path / "bad").write_bytes(bad)
         found = []
         for file in (tmp_path / "bad", io.BytesIO(bad)):  # a path, which may be a plain JPEG's, and what only Pillow reads
@@ -206,10 +240,22 @@ def test_mutated_files_give_pixels_or_an_image_error(tmp_path, rgb, suffix):
         assert len(found) != 1 and (not found or (found[0].ndim == 3 and np.array_equal(*found)))
 
 
-@pytest.mark.parametrize("how", [
-    {"subsampling": 0}, {"subsampling": 1}, {"subsampling": 2}, {"progressive": True}, {"restart_marker_rows": 1},
-    {"quality": 3}, {"quality": 100}, {"exif": b"Exif\0\0II*\0\x08\0\0\0\0\0"}, {"comment": b"Exif\0\0"},
-    {"xmp": 0}], ids=str)
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"subsampling": 0},
+        {"subsampling": 1},
+        {"subsampling": 2},
+        {"progressive": True},
+        {"restart_marker_rows": 1},
+        {"quality": 3},
+        {"quality": 100},
+        {"exif": b"Exif\0\0II*\0\x08\0\0\0\0\0"},
+        {"comment": b"Exif\0\0"},
+        {"xmp": 0},
+    ],
+    ids=str,
+)
 def test_plain_jpegs_have_pillows_pixels(tmp_path, rgb, how):
     Image.fromarray(rgb[:, 1:]).save(tmp_path / "a.jpg", **({} if "xmp" in how else how))
     expected = np.asarray(Image.open(tmp_path / "a.jpg").convert("RGB"))
@@ -306,7 +352,7 @@ def test_is_gray(rgb):
 
 @pytest.mark.parametrize("shape", [(24, 36), (36, 24), (8, 8), (1, 1)])
 def test_fit(shape):
-    y, x = np.mgrid[:shape[0], :shape[1]]
+    y, x = np.mgrid[: shape[0], : shape[1]]
     center = (abs(y - (shape[0] - 1) / 2) < min(shape) / 2) & (abs(x - (shape[1] - 1) / 2) < min(shape) / 2)
     result = images.fit(np.where(center, 200, 0).astype(np.uint8)[..., None].repeat(3, 2), 16)
     assert result.shape == (16, 16, 3)

@@ -18,6 +18,7 @@ test_batches.__test__ = False  # for pytest
 
 class Numbered:
     """Images that say which one they are: that is their red and blue."""
+
     size = 4
 
     def __init__(self, n, broken=(), gray=()):
@@ -63,8 +64,13 @@ def test_seed_and_start():
 @pytest.mark.parametrize("workers, replicas", [(1, 2), (2, 2), (2, 4), (4, 4)])
 def test_the_replicas_parts_make_up_the_same_batch(workers, replicas):
     whole = indices(training_batches(Numbered(10), 4, seed=3, start=4), 5)
-    parts = [indices(training_batches(Numbered(10), 4, seed=3, start=4, context=tf.distribute.InputContext(
-        workers, worker, replicas)), 5 * replicas // workers) for worker in range(workers)]
+    parts = [
+        indices(
+            training_batches(Numbered(10), 4, seed=3, start=4, context=tf.distribute.InputContext(workers, worker, replicas)),
+            5 * replicas // workers,
+        )
+        for worker in range(workers)
+    ]
     together = np.concatenate([part.reshape(5, -1) for part in parts], 1)  # (step, images)
     np.testing.assert_array_equal(together, whole)
 
@@ -180,11 +186,17 @@ def test_names_that_are_no_text(folder, tmp_path):
     assert os.fsdecode(b"train/" + name) in again and len(again) == 3
 
 
-@pytest.mark.parametrize("parts, size, expected", [
-    ([4, 4, 1], 4, [([0, 1, 2, 3], 4), ([4, 5, 6, 7], 4), ([5, 6, 7, 8], 1)]),
-    ([2, 1, 3], 4, [([0, 1, 2, 3], 4), ([2, 3, 4, 5], 2)]),  # gaps where files could not be read
-    ([9], 4, [([0, 1, 2, 3], 4), ([4, 5, 6, 7], 4), ([5, 6, 7, 8], 1)]),
-    ([3], 4, [([0, 1, 2], 3)]), ([1], 1, [([0], 1)]), ([], 4, [])])
+@pytest.mark.parametrize(
+    "parts, size, expected",
+    [
+        ([4, 4, 1], 4, [([0, 1, 2, 3], 4), ([4, 5, 6, 7], 4), ([5, 6, 7, 8], 1)]),
+        ([2, 1, 3], 4, [([0, 1, 2, 3], 4), ([2, 3, 4, 5], 2)]),  # gaps where files could not be read
+        ([9], 4, [([0, 1, 2, 3], 4), ([4, 5, 6, 7], 4), ([5, 6, 7, 8], 1)]),
+        ([3], 4, [([0, 1, 2], 3)]),
+        ([1], 1, [([0], 1)]),
+        ([], 4, []),
+    ],
+)
 def test_full_batches(parts, size, expected):
     rows = np.split(np.arange(sum(parts)), np.cumsum(parts)[:-1]) if parts else []
     found = list(full_batches(([part, 10 * part] for part in rows), size))

@@ -25,8 +25,18 @@ from src.networks import NetworkConfig
 from src.options import parse
 
 RECORDS = Path(__file__).parent.parent / "parity"
-SCHEMA = ["dataset", "images", "checkpoint", "step", "color_space", "normalization", "metrics", "metrics_true_lightness",
-          "baselines", "intervals"]
+SCHEMA = [
+    "dataset",
+    "images",
+    "checkpoint",
+    "step",
+    "color_space",
+    "normalization",
+    "metrics",
+    "metrics_true_lightness",
+    "baselines",
+    "intervals",
+]
 COMPARED = ["mae", "accuracy@2", "accuracy@5", "psnr", "ssim", "colorfulness"]
 BROKEN = b"brok\xe9n.jpg".decode(errors="surrogateescape")
 MEASURES = [*COMPARED, "colorfulness_truth", *measures.LOSSES]
@@ -40,7 +50,7 @@ def load(folder, *arguments, dataset="demo"):
 
 def evaluated(folder, dataset="demo"):
     """The folder of the one evaluation of a folder of checkpoints."""
-    found, = (folder / dataset / "evaluation").iterdir()
+    (found,) = (folder / dataset / "evaluation").iterdir()
     return found
 
 
@@ -53,13 +63,18 @@ def metrics_json(folder, dataset="demo"):
 
 # The original's checkpoints
 
+
 @pytest.mark.slow
-@pytest.mark.parametrize("dataset, color_space, smoothing", [
-    ("cifar10", "lab", False), ("cifar10", "rgb", True), ("places365", "lab", True)])
+@pytest.mark.parametrize(
+    "dataset, color_space, smoothing", [("cifar10", "lab", False), ("cifar10", "rgb", True), ("places365", "lab", True)]
+)
 def test_recorded_runs(cli, tmp_path, monkeypatch, uncompiled, dataset, color_space, smoothing):
     opened = []
-    monkeypatch.setattr(checkpoints, "load_for_inference", lambda *args, load=checkpoints.load_for_inference: opened.append(
-        load(*args)) or opened[-1])
+    monkeypatch.setattr(
+        checkpoints,
+        "load_for_inference",
+        lambda *args, load=checkpoints.load_for_inference: opened.append(load(*args)) or opened[-1],
+    )
     record = np.load(RECORDS / f"{dataset}-{color_space}.npz")
     pixels = record["input_rgb"]
     write(dataset, tmp_path / "checkpoints" / dataset, inference=True)
@@ -70,8 +85,19 @@ def test_recorded_runs(cli, tmp_path, monkeypatch, uncompiled, dataset, color_sp
         (tmp_path / "val_256").mkdir()
         for i, image in enumerate(pixels):
             Image.fromarray(image).save(tmp_path / "val_256" / f"{i}.jpg", "png")
-    result = cli("test-eval.py", "--dataset", dataset, "--dataset-path", tmp_path, "--color-space", color_space,
-                 "--checkpoints-path", tmp_path / "checkpoints", "--label-smoothing", smoothing)
+    result = cli(
+        "test-eval.py",
+        "--dataset",
+        dataset,
+        "--dataset-path",
+        tmp_path,
+        "--color-space",
+        color_space,
+        "--checkpoints-path",
+        tmp_path / "checkpoints",
+        "--label-smoothing",
+        smoothing,
+    )
     assert result.code == 0, result.stderr
 
     losses = {name: float(value) for name, value in re.findall(r"\n(loss\w*) +(\S+)", result.stdout)}
@@ -94,13 +120,15 @@ def test_recorded_runs(cli, tmp_path, monkeypatch, uncompiled, dataset, color_sp
 
 # A run of ours
 
+
 @pytest.fixture(scope="module")
 def demo(cli, tiny_checkpoint, tmp_path_factory):
     """The folder of the checkpoints, what the command printed, and metrics.json. The last batch of 60 images has 10."""
     folder = tmp_path_factory.mktemp("evaluated")
     shutil.copytree(tiny_checkpoint / "demo", folder / "demo", ignore=shutil.ignore_patterns("calibrated"))
-    result = cli("test-eval.py", "--dataset", "demo", "--checkpoints-path", folder, "--batch-size", 50, "--seed", 3,
-                 "--acc-thresh", 3.5)
+    result = cli(
+        "test-eval.py", "--dataset", "demo", "--checkpoints-path", folder, "--batch-size", 50, "--seed", 3, "--acc-thresh", 3.5
+    )
     assert result.code == 0, result.stderr
     return folder, result.stdout, metrics_json(folder)
 
@@ -113,8 +141,12 @@ def test_metrics_json(demo):
     assert set(reported["metrics"]) == {*MEASURES, "accuracy@3.5"} and None not in reported["metrics"].values()
     for others in (reported["metrics_true_lightness"], *reported["baselines"].values()):
         assert set(others) == {*COMPARED, "accuracy@3.5"}
-    for place in (lambda r: r["metrics"], lambda r: r["metrics_true_lightness"], lambda r: r["baselines"]["gray"],
-                  lambda r: r["baselines"]["mean_chroma"]):
+    for place in (
+        lambda r: r["metrics"],
+        lambda r: r["metrics_true_lightness"],
+        lambda r: r["baselines"]["gray"],
+        lambda r: r["baselines"]["mean_chroma"],
+    ):
         for name, value in place(reported).items():
             low, high = place(reported["intervals"])[name]
             assert low < value < high or low == value == high == 0, name
@@ -131,7 +163,7 @@ def test_networks_that_are_not_the_datasets_own(cli, tmp_path, uncompiled):
         prefix = tmp_path / dataset / "CGAN_places365-1"
         prefix.parent.mkdir()
         checkpoints.save(model.state(), model.config, prefix, {"dataset": dataset})
-        for program in ("test-eval.py", "test-turing.py")[:1 + bool(code)]:
+        for program in ("test-eval.py", "test-turing.py")[: 1 + bool(code)]:
             result = cli(program, "--dataset", "places365", "--dataset-path", tmp_path, "--checkpoints-path", prefix)
             assert result.code == code and ("needs places365's" in result.stderr) == bool(code), result.stderr
 
@@ -152,8 +184,10 @@ def test_measures_are_those_of_scikit_image(demo):
         within = np.abs(np.round(lab) - np.round(truth_lab)) <= 5 * np.array([1, 2.2, 2.2]) + 1e-9
         assert figures["accuracy@5"] == pytest.approx(100 * within.all(-1).mean(), abs=0.02)
         assert figures["mae"] == pytest.approx(100 * np.abs(truth / 255 - output / 255).mean(), rel=1e-4)
-        for name, measure, more in (("psnr", skimage.metrics.peak_signal_noise_ratio, {}),
-                                    ("ssim", skimage.metrics.structural_similarity, {"channel_axis": -1})):
+        for name, measure, more in (
+            ("psnr", skimage.metrics.peak_signal_noise_ratio, {}),
+            ("ssim", skimage.metrics.structural_similarity, {"channel_axis": -1}),
+        ):
             expected = np.mean([measure(a, b, **more) for a, b in zip(truth, output)])
             assert figures[name] == pytest.approx(expected, rel=1e-3), name
 
@@ -171,15 +205,18 @@ def test_per_image_csv_averages_to_the_report(demo):
         rows = list(csv.DictReader(file))
     tests = open_dataset("demo", "", "test")
     assert [row["image"] for row in rows] == [tests.name(i) for i in range(60)]
-    for column, value in (("mae", reported["metrics"]["mae"]), ("lossG", reported["metrics"]["lossG"]),
-                          ("true_lightness/ssim", reported["metrics_true_lightness"]["ssim"]),
-                          ("mean_chroma/psnr", reported["baselines"]["mean_chroma"]["psnr"])):
+    for column, value in (
+        ("mae", reported["metrics"]["mae"]),
+        ("lossG", reported["metrics"]["lossG"]),
+        ("true_lightness/ssim", reported["metrics_true_lightness"]["ssim"]),
+        ("mean_chroma/psnr", reported["baselines"]["mean_chroma"]["psnr"]),
+    ):
         assert np.mean([float(row[column]) for row in rows]) == pytest.approx(value, rel=1e-4)
 
 
 def test_terminal_table(demo):
     _, printed, reported = demo
-    lines = printed[printed.index("demo: 60 test images"):].splitlines()
+    lines = printed[printed.index("demo: 60 test images") :].splitlines()
     written = [line for line in lines if line.startswith("Written to")]
     assert max(len(line) for line in lines if line not in written) <= 80
     assert "paper" not in printed
@@ -187,22 +224,30 @@ def test_terminal_table(demo):
     found = [line for line in lines if line.startswith("gray copied")]  # seven measures take two blocks
     assert [float(value) for row in found for value in row.split()[2:]] == pytest.approx(
         [reported["baselines"]["gray"][name] for name in ("mae", "accuracy@2", "accuracy@3.5", "accuracy@5", *COMPARED[3:])],
-        rel=1e-3)
+        rel=1e-3,
+    )
     row = found[0]
     assert heads.index("MAE %") + 5 == row.index(row.split()[2]) + len(row.split()[2])  # aligned to the right
 
 
 def test_intervals_stay_readable_and_apart():
-    for bounds, text in (((13.6, 14.5), "13.6-14.5"), ((0.3591, 0.3829), ".359-.383"), ((-0.0597, -0.0555), "-.06--.06"),
-                         ((100, 100), "100-100"), ((4.7851, 5.2143), "4.79-5.21"), ((99.871, 100.003), "99.9-100.0")):
+    for bounds, text in (
+        ((13.6, 14.5), "13.6-14.5"),
+        ((0.3591, 0.3829), ".359-.383"),
+        ((-0.0597, -0.0555), "-.06--.06"),
+        ((100, 100), "100-100"),
+        ((4.7851, 5.2143), "4.79-5.21"),
+        ((99.871, 100.003), "99.9-100.0"),
+    ):
         assert report.interval(bounds) == text and len(text) < report.CELL
 
 
 def test_bootstrap_is_scipys():
     values = np.random.default_rng(0).gamma(2, 10, (200, 2))
     low, high = measures.bootstrap(values, seed=1)
-    ours = scipy.stats.bootstrap((values[:, 0],), np.mean, n_resamples=2000, method="percentile",
-                                 random_state=2).confidence_interval
+    ours = scipy.stats.bootstrap(
+        (values[:, 0],), np.mean, n_resamples=2000, method="percentile", random_state=2
+    ).confidence_interval
     np.testing.assert_allclose([low[0], high[0]], ours, atol=0.2 * (high[0] - low[0]))
     np.testing.assert_array_equal(measures.bootstrap(values, seed=1), [low, high])
     assert (measures.bootstrap(values, seed=2)[0] != low).all()
@@ -213,11 +258,15 @@ def test_extremes():
     chosen = {title: errors[rows].tolist() for title, rows in evaluation.extremes(errors, 3).items()}
     assert chosen == {"best": [1, 2, 3], "median": [4, 5, 6], "worst": [9, 8, 7]}
     assert {title: errors[rows].tolist() for title, rows in evaluation.extremes(errors, 1).items()} == {
-        "best": [1], "median": [5], "worst": [9]}
+        "best": [1],
+        "median": [5],
+        "worst": [9],
+    }
     assert all(rows == [0] for rows in evaluation.extremes(np.array([4.0]), 8).values())
 
 
 # Odd images, odd names, odd checkpoints
+
 
 @pytest.fixture(scope="module")
 def odd(cli, tmp_path_factory):
@@ -227,8 +276,12 @@ def odd(cli, tmp_path_factory):
     (folder / "val_256").mkdir()
     model = Model(NetworkConfig("places365", filters=2, gray_range=255, discriminator=None))
     state = {name: tf.convert_to_tensor(value) for name, value in model.state().items()}
-    tf.raw_ops.SaveV2(prefix=str(folder / "places365" / "CGAN_places365"), tensor_names=list(state),
-                      shape_and_slices=[""] * len(state), tensors=list(state.values()))
+    tf.raw_ops.SaveV2(
+        prefix=str(folder / "places365" / "CGAN_places365"),
+        tensor_names=list(state),
+        shape_and_slices=[""] * len(state),
+        tensors=list(state.values()),
+    )
     generator = np.random.default_rng(1)
     for name in ("a", "b", "<b>&'\"", b"\xff\xfe".decode(errors="surrogateescape")):
         pixels = generator.integers(0, 256, (8, 8, 3), dtype=np.uint8).repeat(32, 0).repeat(32, 1)
@@ -256,8 +309,13 @@ def test_gray_and_broken_images_and_a_missing_discriminator(odd):
     assert all(reported["intervals"]["metrics"].get(name) is None for name in absent)
     assert reported["normalization"] == "batch" and reported["baselines"]["mean_chroma"] is None
     notes = " ".join(result.stdout.split())
-    for text in ("no discriminator", "1 of 5 test files cannot be read", "statistics of each batch", "no training images",
-                 "Left out, without color: 1 of 5 test images"):
+    for text in (
+        "no discriminator",
+        "1 of 5 test files cannot be read",
+        "statistics of each batch",
+        "no training images",
+        "Left out, without color: 1 of 5 test images",
+    ):
         assert text in notes
     rows = per_image(folder, "places365")
     assert [row["image"] for row in rows] == ["val_256/<b>&'\".jpg", "val_256/b.jpg", "val_256/\udcff\udcfe.jpg"]
@@ -278,11 +336,12 @@ def test_the_last_image_is_measured_in_a_full_batch_and_shown_so(odd):
     grid = np.asarray(Image.open(evaluated(folder, "places365") / "grid.png"))
     worst = max(rows, key=lambda row: float(row["mae"]))["image"]
     expected = np.concatenate([originals[names.index(worst)], outputs[worst]], 1)  # original | colorized
-    assert np.abs(grid[-256 - 36:-36, -24 - 2 * 256:-24].astype(int) - expected).max() <= 1
+    assert np.abs(grid[-256 - 36 : -36, -24 - 2 * 256 : -24].astype(int) - expected).max() <= 1
 
 
 def test_each_file_is_read_once(cli, odd, tmp_path, monkeypatch, uncompiled):
     """So one that vanishes before the report is drawn is in it all the same."""
+
     def read_and_remove(path, *args, read=images.read_rgb):
         pixels = read(path, *args)
         Path(path).unlink()
@@ -296,7 +355,11 @@ def test_each_file_is_read_once(cli, odd, tmp_path, monkeypatch, uncompiled):
     assert result.code == 0, result.stderr
     assert json.loads((tmp_path / "report" / "metrics.json").read_text())["images"] == 2
     assert sorted(path.name for path in (tmp_path / "report").iterdir()) == [
-        "grid.png", "metrics.json", "per_image.csv", "report.html"]
+        "grid.png",
+        "metrics.json",
+        "per_image.csv",
+        "report.html",
+    ]
 
 
 def test_only_so_many_pictures_are_kept(monkeypatch):
@@ -309,7 +372,7 @@ def test_only_so_many_pictures_are_kept(monkeypatch):
         def name(self, index):
             return str(index)
 
-    monkeypatch.setattr(evaluation, "KEPT_BYTES", 50 * 6 * 32 ** 2)
+    monkeypatch.setattr(evaluation, "KEPT_BYTES", 50 * 6 * 32**2)
     measured, errors = evaluation.Measured(Tests()), np.random.default_rng(0).permutation(400).astype(float)
     pixels = np.random.default_rng(1).integers(0, 256, (400, 32, 32, 3), dtype=np.uint8)
     for i in range(0, 400, 16):
@@ -322,8 +385,11 @@ def test_only_so_many_pictures_are_kept(monkeypatch):
 
 
 def test_identical_pictures_decide_no_order():
-    values = {("gray", "psnr"): np.array([np.inf, 20, 30]), ("metrics", "psnr"): np.array([10, 22, 32.0]),
-              ("metrics", "mae"): np.array([1, 2, 3.0])}
+    values = {
+        ("gray", "psnr"): np.array([np.inf, 20, 30]),
+        ("metrics", "psnr"): np.array([10, 22, 32.0]),
+        ("metrics", "mae"): np.array([1, 2, 3.0]),
+    }
     paired, identical = measures.paired_psnr(values)
     means, intervals = measures.summary(paired, seed=1)
     assert identical == 1 and (means["baselines"]["gray"]["psnr"], means["metrics"]["psnr"]) == (25, 27)
@@ -334,6 +400,7 @@ def test_identical_pictures_decide_no_order():
 
 # A second checkpoint's report, with the losses of a part of the images, and with all pictures
 
+
 @pytest.fixture(scope="module")
 def second(cli, demo, tmp_path_factory):
     """The folder of the checkpoints, among them a copy of the demo's as of iteration 3, and that one's report."""
@@ -343,8 +410,19 @@ def second(cli, demo, tmp_path_factory):
         shutil.copy(folder / "demo" / f"CGAN_demo-2.{suffix}", folder / "demo" / f"CGAN_demo-3.{suffix}")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evaluation, "LOSSES_SAMPLE", 30)
-        result = cli("test-eval.py", "--dataset", "demo", "--checkpoints-path", folder, "--batch-size", 50, "--acc-thresh", 3.5,
-                     "--save-images", True)
+        result = cli(
+            "test-eval.py",
+            "--dataset",
+            "demo",
+            "--checkpoints-path",
+            folder,
+            "--batch-size",
+            50,
+            "--acc-thresh",
+            3.5,
+            "--save-images",
+            True,
+        )
     assert result.code == 0, result.stderr
     return folder / "demo" / "evaluation" / "CGAN_demo-3", result.stdout
 
@@ -385,11 +463,23 @@ def test_saved_images_are_the_colorized_ones(demo, saved):
 
 # Another method's pictures
 
+
 def test_results_without_a_checkpoint(cli, demo, saved, tmp_path):
     """A network's own pictures have its measures; what does not fit is named."""
     _, _, reported = demo
-    result = cli("test-eval.py", "--dataset", "demo", "--checkpoints-path", tmp_path / "none", "--results", saved,
-                 "--acc-thresh", 3.5, "--output", tmp_path / "whole")
+    result = cli(
+        "test-eval.py",
+        "--dataset",
+        "demo",
+        "--checkpoints-path",
+        tmp_path / "none",
+        "--results",
+        saved,
+        "--acc-thresh",
+        3.5,
+        "--output",
+        tmp_path / "whole",
+    )
     assert result.code == 0, result.stderr
     found = json.loads((tmp_path / "whole" / "metrics.json").read_text())
     assert found["checkpoint"] is None and found["images"] == 60 and found["results"]["missing"] == []
@@ -413,13 +503,17 @@ def test_results_without_a_checkpoint(cli, demo, saved, tmp_path):
     assert found["images"] == 56 and len(found["results"]["missing"]) == 2 and found["results"]["surplus"] == ["stranger.png"]
     assert found["results"]["refused"] == [str(file.relative_to(odd)) for file in files[2:4]]
     notes = " ".join(result.stdout.split())
-    for text in ("Left out, without a picture: 2, e.g.", "Pictures of no test image: 1, e.g. stranger.png",
-                 "31x32 pixels instead of 32x32"):
+    for text in (
+        "Left out, without a picture: 2, e.g.",
+        "Pictures of no test image: 1, e.g. stranger.png",
+        "31x32 pixels instead of 32x32",
+    ):
         assert text in notes
 
 
 class Names:
     """Names of test images."""
+
     def __init__(self, *names):
         self.names = names
 
@@ -430,13 +524,17 @@ class Names:
         return self.names[index]
 
 
-@pytest.mark.parametrize("names, files, expected", [
-    (["val/a.jpg", "val/b.JPEG", "val/c"], ["val/a.png", "b.webp", "c.jpg", "notes.txt"], ["val/a.png", "b.webp", "c.jpg"]),
-    (["a.jpg", "a.png"], ["a.jpg.png", "a.png"], ["a.jpg.png", "a.png"]),
-    (["a.jpg", "a.png"], ["a.png"], "a.png may be a.jpg and a.png"),
-    (["1/a.jpg", "2/a.jpg"], ["a.png"], "may be 1/a.jpg and 2/a.jpg"),
-    (["a.jpg"], ["a.png", "a.webp"], "may both be a.jpg"),
-    (["a.jpg"], ["b.png"], "none of its 1 pictures has the name of a test image, such as a.jpg")])
+@pytest.mark.parametrize(
+    "names, files, expected",
+    [
+        (["val/a.jpg", "val/b.JPEG", "val/c"], ["val/a.png", "b.webp", "c.jpg", "notes.txt"], ["val/a.png", "b.webp", "c.jpg"]),
+        (["a.jpg", "a.png"], ["a.jpg.png", "a.png"], ["a.jpg.png", "a.png"]),
+        (["a.jpg", "a.png"], ["a.png"], "a.png may be a.jpg and a.png"),
+        (["1/a.jpg", "2/a.jpg"], ["a.png"], "may be 1/a.jpg and 2/a.jpg"),
+        (["a.jpg"], ["a.png", "a.webp"], "may both be a.jpg"),
+        (["a.jpg"], ["b.png"], "none of its 1 pictures has the name of a test image, such as a.jpg"),
+    ],
+)
 def test_results_are_found_by_name(tmp_path, names, files, expected):
     for file in files:
         (tmp_path / file).parent.mkdir(exist_ok=True)
@@ -455,11 +553,18 @@ def test_names_of_written_images(tmp_path):
     for index in range(len(names)):
         writer.write(index, np.zeros((2, 2, 3), np.uint8))
     assert sorted(str(path.relative_to(tmp_path / "in" / "it")) for path in tmp_path.rglob("*.png")) == [
-        "a.jpg.png", "a.png.png", "b.png", "c.png", "test_batch:1.png", "v1.2.png"]
+        "a.jpg.png",
+        "a.png.png",
+        "b.png",
+        "c.png",
+        "test_batch:1.png",
+        "v1.2.png",
+    ]
     assert len(pictures.Results(tmp_path / "in" / "it", names).paths) == len(names)
 
 
 # What cannot be done
+
 
 def test_refusals(cli, demo, tmp_path):
     folder, _, _ = demo
@@ -476,11 +581,15 @@ def test_refusals(cli, demo, tmp_path):
     assert cli("test-eval.py", "--dataset", "demo", "--checkpoints-path", tmp_path / "none").code == 2
 
 
-@pytest.mark.parametrize("words, message", [
-    (["--results", "none"], "--results none: no such folder"),
-    (["--results", ".", "--calibrate", "5"], "--calibrate: goes with a checkpoint"),
-    (["--results", ".", "--save-images", "True"], "--save-images: goes with a checkpoint"),
-    (["--output", "/proc/none"], "/proc/none: the report cannot be written there")])
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--results", "none"], "--results none: no such folder"),
+        (["--results", ".", "--calibrate", "5"], "--calibrate: goes with a checkpoint"),
+        (["--results", ".", "--save-images", "True"], "--save-images: goes with a checkpoint"),
+        (["--output", "/proc/none"], "/proc/none: the report cannot be written there"),
+    ],
+)
 def test_options_that_do_not_go_together(cli, demo, words, message):
     result = cli("test-eval.py", "--dataset", "demo", "--checkpoints-path", demo[0], *words)
     assert result.code == 2 and message in result.stderr and "Traceback" not in result.stderr
@@ -502,6 +611,7 @@ def test_no_image_can_be_read(cli, odd, tmp_path):
 
 # The page
 
+
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
     webdriver = pytest.importorskip("selenium.webdriver")
@@ -510,8 +620,17 @@ def browser(tmp_path_factory):
         pytest.skip("needs chromium and chromedriver")
     options = webdriver.ChromeOptions()
     options.binary_location = chromium
-    for word in ("headless=new", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking",
-                 "disable-component-update", "disable-sync", f"user-data-dir={tmp_path_factory.mktemp('browser')}"):
+    for word in (
+        "headless=new",
+        "no-sandbox",
+        "disable-gpu",
+        "disable-quic",
+        "no-first-run",
+        "disable-background-networking",
+        "disable-component-update",
+        "disable-sync",
+        f"user-data-dir={tmp_path_factory.mktemp('browser')}",
+    ):
         options.add_argument(f"--{word}")
     options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
     browser = webdriver.Chrome(options, webdriver.ChromeService(driver))
@@ -522,8 +641,10 @@ def browser(tmp_path_factory):
 @pytest.mark.slow
 def test_report_in_a_browser(browser, demo, odd):
     for width, height in ((1280, 900), (390, 844)):
-        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride",
-                                {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600})
+        browser.execute_cdp_cmd(
+            "Emulation.setDeviceMetricsOverride",
+            {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600},
+        )
         for folder, dataset in ((demo[0], "demo"), (odd[0], "places365")):
             browser.get((evaluated(folder, dataset) / "report.html").as_uri())
             look = browser.execute_script("""return {
@@ -534,8 +655,12 @@ def test_report_in_a_browser(browser, demo, odd):
                 curves: document.querySelectorAll("img.curves").length}""")
             assert look["overflow"] <= 0
             assert look["images"] and min(look["images"]) > 0
-            assert [row[0].strip() for row in look["rows"][1:5]] == ["network", "with true L", "gray copied", {
-                "demo": "mean a, b", "places365": "truth"}[dataset]]
+            assert [row[0].strip() for row in look["rows"][1:5]] == [
+                "network",
+                "with true L",
+                "gray copied",
+                {"demo": "mean a, b", "places365": "truth"}[dataset],
+            ]
             assert look["rows"][0][1] == "MAE %" and look["losses"] == {"demo": 6, "places365": 1}[dataset]
             if dataset == "demo":
                 assert len(look["images"]) == 3 * 8 + 1 and look["curves"] == 1
@@ -544,7 +669,10 @@ def test_report_in_a_browser(browser, demo, odd):
                 assert "val_256/<b>&'\".jpg" in look["text"] and look["bold"] == len(look["images"])
                 assert "no discriminator" in look["text"]
     requests = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    urls = [message["params"]["request"]["url"] for message in requests if message["method"] == "Network.requestWillBeSent"
-            and message["params"]["documentURL"].startswith("file:")]  # not what the browser itself does
+    urls = [
+        message["params"]["request"]["url"]
+        for message in requests
+        if message["method"] == "Network.requestWillBeSent" and message["params"]["documentURL"].startswith("file:")
+    ]  # not what the browser itself does
     assert urls and all(url.startswith(("file:", "data:")) for url in urls)
     assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []

@@ -41,12 +41,29 @@ def test_one_image_has_no_distance():
 
 def test_command_line_with_a_small_network(cli, tiny_checkpoint, tmp_path, monkeypatch):
     keras.utils.set_random_seed(1)
-    network = keras.Sequential([keras.Input((299, 299, 3)), keras.layers.AveragePooling2D(59), keras.layers.Conv2D(6, 3),
-                                keras.layers.GlobalAveragePooling2D()])
+    network = keras.Sequential(
+        [
+            keras.Input((299, 299, 3)),
+            keras.layers.AveragePooling2D(59),
+            keras.layers.Conv2D(6, 3),
+            keras.layers.GlobalAveragePooling2D(),
+        ]
+    )
     asked = []
     monkeypatch.setattr(keras.applications, "InceptionV3", lambda **arguments: asked.append(arguments) or network)
-    result = cli("test-eval.py", "--dataset", "demo", "--checkpoints-path", tiny_checkpoint, "--batch-size", 50,
-                 "--output", tmp_path, "--fid", True)
+    result = cli(
+        "test-eval.py",
+        "--dataset",
+        "demo",
+        "--checkpoints-path",
+        tiny_checkpoint,
+        "--batch-size",
+        50,
+        "--output",
+        tmp_path,
+        "--fid",
+        True,
+    )
     assert result.code == 0, result.stderr
     assert asked == [{"include_top": False, "pooling": "avg"}]
     reported = json.loads((tmp_path / "metrics.json").read_text())
@@ -63,7 +80,8 @@ def test_without_weights(cli, tiny_checkpoint, tmp_path, monkeypatch):
 
     monkeypatch.setattr(keras.applications, "InceptionV3", unreachable)
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
-    result = cli("test-eval.py", "--dataset", "demo", "--checkpoints-path", tiny_checkpoint, "--output", tmp_path,
-                 "--fid", True)
+    result = cli(
+        "test-eval.py", "--dataset", "demo", "--checkpoints-path", tiny_checkpoint, "--output", tmp_path, "--fid", True
+    )
     assert result.code == 2 and "https://host/inception_v3.h5" in result.stderr and str(tmp_path / "models") in result.stderr
     assert result.stderr.count("\n") <= 2 and "Traceback" not in result.stderr

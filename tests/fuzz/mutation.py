@@ -13,30 +13,32 @@ COUNTS = "examples", [100, pytest.param(10_000, marks=[pytest.mark.torture, pyte
 
 def mutated(originals):
     """Strategy: one of `originals` (bytes) with up to 8 bytes changed, put in or taken out, and perhaps cut off anywhere."""
-    change = st.tuples(st.sampled_from(["set", "flip", "insert", "delete", "copy"]), st.floats(0, 1), st.binary(max_size=8),
-                       st.integers(0, 7))
+    change = st.tuples(
+        st.sampled_from(["set", "flip", "insert", "delete", "copy"]), st.floats(0, 1), st.binary(max_size=8), st.integers(0, 7)
+    )
 
     def build(original, changes, cut):
         data = bytearray(original)
         for kind, where, bytes_, bit in changes:
             at = int(where * max(0, len(data) - 1))
             if kind == "set":
-                data[at:at + len(bytes_)] = bytes_
+                data[at : at + len(bytes_)] = bytes_
             elif kind == "flip" and data:
                 data[at] ^= 1 << bit
             elif kind == "insert":
                 data[at:at] = bytes_
             elif kind == "delete":
-                del data[at:at + len(bytes_)]
+                del data[at : at + len(bytes_)]
             else:
                 data[at:at] = data[:100]
-        return bytes(data if cut is None else data[:int(cut * len(data))])
+        return bytes(data if cut is None else data[: int(cut * len(data))])
 
     return st.builds(build, st.sampled_from(originals), st.lists(change, max_size=8), st.none() | st.floats(0, 1))
 
 
 def try_all(strategy, check, examples):
     """check(input) for so many inputs, the same ones every time; none may take over 5 seconds."""
+
     def hung(*_):
         raise AssertionError("no answer in 20 seconds")
 
@@ -52,8 +54,14 @@ def try_all(strategy, check, examples):
             signal.alarm(0)
 
     try:
-        settings(max_examples=examples, derandomize=True, database=None, deadline=timedelta(seconds=5),
-                 phases=[Phase.generate, Phase.shrink], suppress_health_check=list(HealthCheck))(given(strategy)(counted))()
+        settings(
+            max_examples=examples,
+            derandomize=True,
+            database=None,
+            deadline=timedelta(seconds=5),
+            phases=[Phase.generate, Phase.shrink],
+            suppress_health_check=list(HealthCheck),
+        )(given(strategy)(counted))()
     finally:
         signal.signal(signal.SIGALRM, before)
     print(f"{count[0]} inputs tried")

@@ -63,14 +63,29 @@ def tables(chance, path):
     kind = chance.choice(("tiles", "strips", "overlap", "chain", "entries"))
     one, many = [b"\0" * 256], chance.randint(300, 10**6)
     if kind == "tiles":
-        data = handmade.tiff((16, 16, 1), 8, 1, one, t322=(4, chance.randint(17, 60_000)), t323=(4, chance.randint(17, 60_000)),
-                             t259=(3, chance.choice((1, 5, 8))))
+        data = handmade.tiff(
+            (16, 16, 1),
+            8,
+            1,
+            one,
+            t322=(4, chance.randint(17, 60_000)),
+            t323=(4, chance.randint(17, 60_000)),
+            t259=(3, chance.choice((1, 5, 8))),
+        )
     elif kind == "strips":
         data = handmade.tiff((16, 16, 1), 8, 1, one, t273=(4, [8] * many), t279=(4, [1] * many))
     elif kind == "overlap":
         count, strip = chance.randint(100, 600), b"\0" * chance.randint(999, 2**20)
-        data = handmade.tiff((count, 16, 1), 8, 1, [strip], t259=(3, chance.choice((1, 5, 8))), t278=(4, 1),
-                             t273=(4, [8] * count), t279=(4, [len(strip)] * count))
+        data = handmade.tiff(
+            (count, 16, 1),
+            8,
+            1,
+            [strip],
+            t259=(3, chance.choice((1, 5, 8))),
+            t278=(4, 1),
+            t273=(4, [8] * count),
+            t279=(4, [len(strip)] * count),
+        )
     elif kind == "chain":
         data = bytearray(handmade.tiff((16, 16, 1), 8, 1, one))
         first = struct.unpack_from("<I", data, 4)[0]
@@ -97,8 +112,14 @@ def pixels(chance, path):
     if chance.random() < 0.5:
         header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, chance.choice((0, 2)), 0, 0, 0)
         rows = zlib.compress(bytes(min(width * height, 10**8)), 1)
-        path.write_bytes(b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
-                         + handmade.chunk(b"IDAT", rows) + handmade.chunk(b"IEND", b""))
+        path.write_bytes(
+            b"\x89PNG\r\n\x1a\n"
+            + struct.pack(">I", 13)
+            + header
+            + struct.pack(">I", zlib.crc32(header))
+            + handmade.chunk(b"IDAT", rows)
+            + handmade.chunk(b"IEND", b"")
+        )
     else:
         how = {"format": "TIFF", "compression": chance.choice(("group4", "tiff_lzw", "tiff_adobe_deflate"))}
         Image.new("1" if how["compression"] == "group4" else "L", (width, min(height, 10**8 // width))).save(path, **how)
@@ -107,11 +128,15 @@ def pixels(chance, path):
 def texts(chance, path):
     """PNGs with texts and profiles that unpack to gigabytes, with many chunks, and with names that mean something else."""
     zeros = zlib.compress(bytes(chance.randint(10**6, 10**8)), 9)
-    more = chance.choice((
-        [handmade.chunk(b"zTXt", b"Comment\0\0" + zeros)] * chance.randint(1, 60), [handmade.chunk(b"iCCP", b"a\0\0" + zeros)],
-        [handmade.chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zeros)] * chance.randint(1, 60),
-        [handmade.chunk(b"tEXt", b"a\0")] * chance.randint(10**4, 2 * 10**6),
-        [handmade.chunk(b"tEXt", chance.choice((b"dpi", b"icc_profile", b"transparency", b"interlace", b"exif")) + b"\0x")]))
+    more = chance.choice(
+        (
+            [handmade.chunk(b"zTXt", b"Comment\0\0" + zeros)] * chance.randint(1, 60),
+            [handmade.chunk(b"iCCP", b"a\0\0" + zeros)],
+            [handmade.chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zeros)] * chance.randint(1, 60),
+            [handmade.chunk(b"tEXt", b"a\0")] * chance.randint(10**4, 2 * 10**6),
+            [handmade.chunk(b"tEXt", chance.choice((b"dpi", b"icc_profile", b"transparency", b"interlace", b"exif")) + b"\0x")],
+        )
+    )
     path.write_bytes(handmade.with_chunks(encoded("PNG"), *more))
 
 
@@ -153,16 +178,24 @@ for path in json.load(sys.stdin):
 def test_no_file_costs_more_than_its_bounds(tmp_path):
     """Each ends in pixels or in an ImageError."""
     made = make(tmp_path / "files", FILES, 1)
-    done = subprocess.run([sys.executable, "-c", READ], input=json.dumps([str(path) for path in made]), cwd=ROOT, text=True,
-                          capture_output=True, timeout=3000)
+    done = subprocess.run(
+        [sys.executable, "-c", READ],
+        input=json.dumps([str(path) for path in made]),
+        cwd=ROOT,
+        text=True,
+        capture_output=True,
+        timeout=3000,
+    )
     results = [json.loads(line) for line in done.stdout.splitlines()]
     assert done.returncode == 0 and len(results) == FILES, done.stderr[-2000:]
     dear = [result for result in results if result[1] > SECONDS or result[2] > MEGABYTES]
     read = sum(not isinstance(result[3], str) for result in results)
     assert not dear, dear
     assert FILES < 50 or 0.05 * FILES < read < 0.7 * FILES  # some of each
-    print(f"{FILES} files: {read} read, {FILES - read} refused; at most {max(result[1] for result in results):.1f} s and "
-          f"{max(result[2] for result in results)} MB")
+    print(
+        f"{FILES} files: {read} read, {FILES - read} refused; at most {max(result[1] for result in results):.1f} s and "
+        f"{max(result[2] for result in results)} MB"
+    )
 
 
 MEASURED = """
@@ -186,13 +219,53 @@ def test_a_folder_of_such_files_costs_no_command(script, tmp_path, tiny_checkpoi
     for i in range(8):
         coarse = np.random.default_rng(i).integers(0, 256, (4, 4, 3), np.uint8)
         Image.fromarray(coarse).resize((64, 64), Image.Resampling.BICUBIC).save(tmp_path / "files" / f"good{i}.png")
-    line = {"train.py": ["--dataset", "folder", "--dataset-path", tmp_path / "files", "--image-size", 32, "--filters", 2,
-                         "--seed", 3, "--test-share", 0, "--max-unusable", 100, "--batch-size", 8, "--epochs", 4,
-                         "--validate", False, "--sample", False, "--checkpoints-path", tmp_path / "out"],
-            "colorize.py": ["--dataset", "demo", "--checkpoints-path", tiny_checkpoint, "--test-input", tmp_path / "files",
-                            "--test-output", tmp_path / "out"]}[script]
-    done = subprocess.run([sys.executable, "-c", MEASURED, script, *map(str, line)], cwd=ROOT, text=True, timeout=3000,
-                          stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    line = {
+        "train.py": [
+            "--dataset",
+            "folder",
+            "--dataset-path",
+            tmp_path / "files",
+            "--image-size",
+            32,
+            "--filters",
+            2,
+            "--seed",
+            3,
+            "--test-share",
+            0,
+            "--max-unusable",
+            100,
+            "--batch-size",
+            8,
+            "--epochs",
+            4,
+            "--validate",
+            False,
+            "--sample",
+            False,
+            "--checkpoints-path",
+            tmp_path / "out",
+        ],
+        "colorize.py": [
+            "--dataset",
+            "demo",
+            "--checkpoints-path",
+            tiny_checkpoint,
+            "--test-input",
+            tmp_path / "files",
+            "--test-output",
+            tmp_path / "out",
+        ],
+    }[script]
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURED, script, *map(str, line)],
+        cwd=ROOT,
+        text=True,
+        timeout=3000,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
     assert done.returncode == (0 if script == "train.py" else 1) and "Traceback" not in done.stdout, done.stdout[-3000:]
     seconds, megabytes = map(int, done.stdout.split()[-2:])
     assert seconds < 60 + SECONDS * number and megabytes < 3000, done.stdout[-3000:]  # two or three files at a time

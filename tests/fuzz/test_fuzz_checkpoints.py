@@ -82,12 +82,12 @@ def forged(index):
     length = first_block(index)
 
     def build(changes):
-        block = bytearray(index[:length + 1])
+        block = bytearray(index[: length + 1])
         for at, values in changes:
-            block[at:at + len(values)] = values
-        block = block[:length] + index[length:length + 1]
+            block[at : at + len(values)] = values
+        block = block[:length] + index[length : length + 1]
         crc = crc32c(block)
-        return bytes(block) + (((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF).to_bytes(4, "little") + index[length + 5:]
+        return bytes(block) + (((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF).to_bytes(4, "little") + index[length + 5 :]
 
     assert build([]) == index
     return st.lists(st.tuples(st.integers(0, length - 1), st.binary(min_size=1, max_size=4)), min_size=1, max_size=4).map(build)
@@ -102,8 +102,14 @@ class Reader:
 
     def start(self):
         with open(self.folder / "errors", "w") as errors:
-            self.process = subprocess.Popen([sys.executable, "-c", WORKER, str(self.folder / "whole")], cwd=ROOT, text=True,
-                                            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors)
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", WORKER, str(self.folder / "whole")],
+                cwd=ROOT,
+                text=True,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+            )
         assert self.process.stdout.readline() == "ready\n", (self.folder / "errors").read_text()
 
     def read(self, prefix):
@@ -147,5 +153,8 @@ def test_checkpoints(reader, which, examples):
 
     try_all(forged(whole["index"]) if which == "forged index" else mutated([whole[suffix]]), check, examples)
     assert "refused" in seen
-    assert {path.name for path in reader.folder.iterdir()} == {"errors", "checkpoint", *(f"{name}.{suffix}" for suffix in whole
-                                                                                       for name in ("bad", "whole"))}
+    assert {path.name for path in reader.folder.iterdir()} == {
+        "errors",
+        "checkpoint",
+        *(f"{name}.{suffix}" for suffix in whole for name in ("bad", "whole")),
+    }

@@ -14,18 +14,32 @@ from src.turing.trials import read_rows
 
 def request(call, words):
     body = json.dumps(words).encode()
-    return (f"POST /api/{call} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
-            f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n").encode() + body
+    return (
+        f"POST /api/{call} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    ).encode() + body
 
 
 CALLS = ["next", "pair", "show", "answer", "result"]
-REAL = [b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n", b"GET / HTTP/1.0\r\nHost: localhost:1\r\n\r\n",
-        *(request(call, {"name": "anna", "trial": 1, "answer": "left", "seconds": 0.5}) for call in CALLS)]
-JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=50), lambda values: st.lists(
-    values, max_size=3) | st.dictionaries(st.text(max_size=5), values, max_size=3), max_leaves=5)
-WORDS = st.fixed_dictionaries({}, optional={
-    "name": JSON | st.sampled_from(["anna", "ben", "=1+1", "a,\"b\n"]), "trial": JSON | st.integers(0, 5),
-    "answer": JSON | st.sampled_from(["left", "right", ""]), "seconds": JSON})
+REAL = [
+    b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n",
+    b"GET / HTTP/1.0\r\nHost: localhost:1\r\n\r\n",
+    *(request(call, {"name": "anna", "trial": 1, "answer": "left", "seconds": 0.5}) for call in CALLS),
+]
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=50),
+    lambda values: st.lists(values, max_size=3) | st.dictionaries(st.text(max_size=5), values, max_size=3),
+    max_leaves=5,
+)
+WORDS = st.fixed_dictionaries(
+    {},
+    optional={
+        "name": JSON | st.sampled_from(["anna", "ben", "=1+1", 'a,"b\n']),
+        "trial": JSON | st.integers(0, 5),
+        "answer": JSON | st.sampled_from(["left", "right", ""]),
+        "seconds": JSON,
+    },
+)
 ASKED = st.builds(request, st.sampled_from(CALLS), WORDS | JSON)
 
 
@@ -35,6 +49,7 @@ ASKED = st.builds(request, st.sampled_from(CALLS), WORDS | JSON)
 def test_requests(tmp_path, capfd, inputs, examples):
     trials = make_trials(tmp_path / "trials.csv", count=4, delay=30)
     with serving(trials) as server:
+
         def check(contents):
             with socket.create_connection(server.server_address, timeout=5) as connection:
                 try:

@@ -11,12 +11,20 @@ from src.networks.convolutions import Convolution, TransposedConvolution
 
 
 @pytest.mark.parametrize("kernel_size", [2, 3, 4, 7])
-@pytest.mark.parametrize("ours, keras_own, side, stride", [
-    (Convolution, keras.layers.Conv2D, 16, 2), (Convolution, keras.layers.Conv2D, 8, 2),
-    (Convolution, keras.layers.Conv2D, 6, 3), (Convolution, keras.layers.Conv2D, 5, 2),
-    (Convolution, keras.layers.Conv2D, 4, 1), (Convolution, keras.layers.Conv2D, 2, 2),
-    (TransposedConvolution, keras.layers.Conv2DTranspose, 8, 2), (TransposedConvolution, keras.layers.Conv2DTranspose, 4, 2),
-    (TransposedConvolution, keras.layers.Conv2DTranspose, 1, 2)])
+@pytest.mark.parametrize(
+    "ours, keras_own, side, stride",
+    [
+        (Convolution, keras.layers.Conv2D, 16, 2),
+        (Convolution, keras.layers.Conv2D, 8, 2),
+        (Convolution, keras.layers.Conv2D, 6, 3),
+        (Convolution, keras.layers.Conv2D, 5, 2),
+        (Convolution, keras.layers.Conv2D, 4, 1),
+        (Convolution, keras.layers.Conv2D, 2, 2),
+        (TransposedConvolution, keras.layers.Conv2DTranspose, 8, 2),
+        (TransposedConvolution, keras.layers.Conv2DTranspose, 4, 2),
+        (TransposedConvolution, keras.layers.Conv2DTranspose, 1, 2),
+    ],
+)
 def test_convolutions_matrix_products_are_keras_own(ours, keras_own, side, stride, kernel_size, monkeypatch):
     """Forward and in every gradient; on a map of unknown size as well."""
     monkeypatch.setattr(convolutions, "WIDE", 5)
@@ -31,7 +39,7 @@ def test_convolutions_matrix_products_are_keras_own(ours, keras_own, side, strid
         with tf.GradientTape() as tape:
             tape.watch(x)
             y = layer(x)
-            loss = tf.reduce_sum(y ** 2)
+            loss = tf.reduce_sum(y**2)
         found.append([y, *tape.gradient(loss, [x, layer.kernel.value, layer.bias.value])])
     for value, expected in zip(*found):  # each a sum of thousands, added up in another order
         np.testing.assert_allclose(value, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())

@@ -35,8 +35,20 @@ def test_a_disk_that_is_too_small_is_said_before_training_starts(disk, cli):
 @pytest.mark.slow
 def test_a_disk_that_fills_up_leaves_the_checkpoints_before(disk, cli):
     folder = disk("size=700k")  # for two of 244 kB, and the logs
-    result = cli("train.py", *SMALL, "--epochs", "2", "--sample", "0", "--keep", "9", "--save-interval", "1",
-                 "--checkpoints-path", folder)
+    result = cli(
+        "train.py",
+        *SMALL,
+        "--epochs",
+        "2",
+        "--sample",
+        "0",
+        "--keep",
+        "9",
+        "--save-interval",
+        "1",
+        "--checkpoints-path",
+        folder,
+    )
     refused(result, f"{folder}/demo: iteration 3 could not be saved", "No space left on device", "Make room")
     assert readable(folder / "demo") == ["CGAN_demo-2", "CGAN_demo-1"]
     assert not list((folder / "demo").glob(".saving*"))

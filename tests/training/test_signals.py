@@ -19,8 +19,28 @@ from runs import newest
 from src import checkpoints
 
 # 20 iterations of tiny networks, each of them logged: enough for kills at different places, and soon over.
-LINE = ("--dataset", "demo", "--filters", "2", "--batch-size", "4", "--epochs", "1", "--seed", "5", "--deterministic", "True",
-        "--log-interval", "1", "--gpu-ids", "-1", "--validate-interval", "7", "--sample", "False")
+LINE = (
+    "--dataset",
+    "demo",
+    "--filters",
+    "2",
+    "--batch-size",
+    "4",
+    "--epochs",
+    "1",
+    "--seed",
+    "5",
+    "--deterministic",
+    "True",
+    "--log-interval",
+    "1",
+    "--gpu-ids",
+    "-1",
+    "--validate-interval",
+    "7",
+    "--sample",
+    "False",
+)
 
 
 class Training:
@@ -30,9 +50,12 @@ class Training:
         inherited = {key: value for key, value in os.environ.items() if key not in ("SLURM_JOB_ID", "TF_CPP_MIN_LOG_LEVEL")}
         self.folder, self.lines = folder / "demo", []
         self.process = forks.Program(
-            [*program, *LINE, "--checkpoints-path", folder, *more], fork and not environment,
+            [*program, *LINE, "--checkpoints-path", folder, *more],
+            fork and not environment,
             {**inherited, **(environment or {}), "PYTHONUNBUFFERED": "1", **({"SLURM_JOB_ID": "1"} if slurm else {})},
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
         self.errors = []
         self.reader = threading.Thread(target=lambda: self.errors.extend(self.process.stderr))
         self.reader.start()
@@ -71,6 +94,7 @@ class Training:
 
 def same(folder, reference):
     """Asserts that a run has come to the same end: files, log, pictures, and every bit of every kept checkpoint."""
+
     def left(folder):
         return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if "tensorboard" not in str(path))
 
@@ -146,13 +170,14 @@ def interrupt_in_every_way(folder):
     """One run that is stopped by each signal, and goes on each time. It saves only because of them. Returns what was seen."""
     seen, more = {}, ("--save-interval", "1000")
     for name, program, words, numbers, slurm in (
-            ("validating", SLOW_VALIDATION, ["validating"], [signal.SIGTERM], False),
-            ("int", PACED, [" iteration "] * 3, [signal.SIGINT], False),
-            ("usr1", PACED, [" iteration "] * 3, [signal.SIGUSR1], True),
-            # The first line comes before signals are listened to.
-            ("twice", SLOW, [" iteration ", " iteration ", "the disk is slow"], [signal.SIGINT] * 2, False)):
+        ("validating", SLOW_VALIDATION, ["validating"], [signal.SIGTERM], False),
+        ("int", PACED, [" iteration "] * 3, [signal.SIGINT], False),
+        ("usr1", PACED, [" iteration "] * 3, [signal.SIGUSR1], True),
+        # The first line comes before signals are listened to.
+        ("twice", SLOW, [" iteration ", " iteration ", "the disk is slow"], [signal.SIGINT] * 2, False),
+    ):
         training = Training(folder, *more, slurm=slurm, program=("-c", program))
-        for word in words[:len(words) - len(numbers) + 1]:
+        for word in words[: len(words) - len(numbers) + 1]:
             training.until(word)
         training.send(numbers[0])
         if name == "twice":
@@ -191,12 +216,14 @@ def histories(tmp_path_factory):
     """An uninterrupted run, a killed one and an interrupted one, two at a time, since each keeps one core busy."""
     folder = tmp_path_factory.mktemp("histories")
     with ThreadPoolExecutor(2) as pool:
-        yield {"folder": folder,
-               "killed": pool.submit(kill_again_and_again, folder / "killed", 3, 1),
-               "whole": pool.submit(lambda: Training(folder / "whole", "--save-interval", "1").end()),
-               "stopped": pool.submit(interrupt_in_every_way, folder / "stopped"),
-               "import": pool.submit(interrupt_early, folder / "import", signal.SIGINT, None),
-               "tracing": pool.submit(interrupt_early, folder / "tracing", signal.SIGTERM, "training images")}
+        yield {
+            "folder": folder,
+            "killed": pool.submit(kill_again_and_again, folder / "killed", 3, 1),
+            "whole": pool.submit(lambda: Training(folder / "whole", "--save-interval", "1").end()),
+            "stopped": pool.submit(interrupt_in_every_way, folder / "stopped"),
+            "import": pool.submit(interrupt_early, folder / "import", signal.SIGINT, None),
+            "tracing": pool.submit(interrupt_early, folder / "tracing", signal.SIGTERM, "training images"),
+        }
 
 
 @pytest.mark.slow
@@ -264,15 +291,19 @@ def fail_again_and_again(folder, library, points, seed, *more):
         folders.append(folder / str(len(folders)))
         code, saved = 2, 0
         while code:
-            fault = {"LD_PRELOAD": str(library), "FAULT_FOLDER": str(folders[-1]), "FAULT_SEEN": str(seen),
-                     "FAULT_AT": str(int(2 ** chance.uniform(0, 7))),  # the start and several saves
-                     "FAULT_ERROR": str(chance.choice((0, errno.ENOSPC, errno.EIO)))}
+            fault = {
+                "LD_PRELOAD": str(library),
+                "FAULT_FOLDER": str(folders[-1]),
+                "FAULT_SEEN": str(seen),
+                "FAULT_AT": str(int(2 ** chance.uniform(0, 7))),  # the start and several saves
+                "FAULT_ERROR": str(chance.choice((0, errno.ENOSPC, errno.EIO))),
+            }
             if chance.random() < 0.5:
                 fault["FAULT_STAYS"] = "1"
             before = met()
             training = Training(folders[-1], "--save-interval", "1", *more, environment=fault if len(before) < points else {})
             code = training.end()
-            what = (fault, met()[len(before):], training.errors)
+            what = (fault, met()[len(before) :], training.errors)
             assert code in (0, 2, -signal.SIGKILL), what
             if code == 2:
                 assert training.errors[-1].startswith("train.py: error: "), what
@@ -290,8 +321,9 @@ def test_a_run_whose_file_system_fails_at_any_change_ends_as_if_it_had_not(tmp_p
     source = Path(__file__).with_name("faults.c")
     subprocess.run(["gcc", "-O1", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
     with ThreadPoolExecutor(2) as pool:
-        runs = [pool.submit(fail_again_and_again, tmp_path / str(seed), library, -(-points // 2), seed, *more)
-                for seed in (1, 2)]
+        runs = [
+            pool.submit(fail_again_and_again, tmp_path / str(seed), library, -(-points // 2), seed, *more) for seed in (1, 2)
+        ]
         results = [run.result() for run in runs]
     assert Training(tmp_path / "whole", "--save-interval", "1", *more).end() == 0
     for folder in (folder for folders, _ in results for folder in folders):

@@ -40,8 +40,15 @@ def copied(tiny_checkpoint, tmp_path):
 def test_what_a_run_leaves(tiny_checkpoint):
     folder = tiny_checkpoint / "demo"
     left = files(folder)
-    assert {"CGAN_demo-2.index", "CGAN_demo-2.data-00000-of-00001", "checkpoint", "log_train.dat", "log_test.dat",
-            "options.json", "samples/demo_2.png"} <= set(left)
+    assert {
+        "CGAN_demo-2.index",
+        "CGAN_demo-2.data-00000-of-00001",
+        "checkpoint",
+        "log_train.dat",
+        "log_test.dat",
+        "options.json",
+        "samples/demo_2.png",
+    } <= set(left)
     assert len([name for name in left if name.startswith("tensorboard/")]) == 2
     picture = np.asarray(Image.open(folder / "samples/demo_2.png"))
     assert picture.shape == (8 * 130 - 2, 3 * 130 - 2, 3)  # 8 images, 4 times enlarged
@@ -87,9 +94,15 @@ def test_a_finished_run_says_so_and_goes_on_with_more_epochs(copied, cli, uncomp
     assert np.asarray(Image.open(copied / "demo/learning_curves.png")).std() > 5
 
 
-@pytest.mark.parametrize("option, value, words", [
-    ("--color-space", "rgb", "color_space was lab and is rgb"), ("--gray-range", "255", "gray_range was 1 and is 255"),
-    ("--kernel-size", "3", "kernel_size was 4 and is 3"), ("--filters", "5", "filters was 4 and is 5")])
+@pytest.mark.parametrize(
+    "option, value, words",
+    [
+        ("--color-space", "rgb", "color_space was lab and is rgb"),
+        ("--gray-range", "255", "gray_range was 1 and is 255"),
+        ("--kernel-size", "3", "kernel_size was 4 and is 3"),
+        ("--filters", "5", "filters was 4 and is 5"),
+    ],
+)
 def test_what_would_be_another_training_is_refused(tiny_checkpoint, cli, option, value, words):
     before = files(tiny_checkpoint)
     result = cli("train.py", *TINY, "--checkpoints-path", tiny_checkpoint, option, value)
@@ -112,11 +125,20 @@ def test_missing_data_leaves_nothing(tmp_path, cli, monkeypatch):
 
 def test_a_second_run_in_the_same_folder_is_refused(tiny_checkpoint, tmp_path, cli):
     shutil.copytree(tiny_checkpoint / "demo", tmp_path / "demo")
-    holder = subprocess.Popen([sys.executable, "-c", textwrap.dedent("""
+    holder = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            textwrap.dedent("""
         import fcntl, sys
         lock = open(sys.argv[1], "w"); fcntl.flock(lock, fcntl.LOCK_EX)
         lock.write("process 1 on elsewhere"); lock.flush(); print(flush=True); sys.stdin.read()
-        """), tmp_path / "demo" / ".lock"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        """),
+            tmp_path / "demo" / ".lock",
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
     holder.stdout.readline()
     result = cli("train.py", *TINY, "--checkpoints-path", tmp_path)
     assert result.code == 2 and "another run is training here (process 1 on elsewhere)" in result.stderr
@@ -127,9 +149,29 @@ def test_a_second_run_in_the_same_folder_is_refused(tiny_checkpoint, tmp_path, c
 
 
 def test_diverging_training_stops_and_keeps_the_last_good_checkpoint(tmp_path, cli):
-    result = cli("train.py", "--dataset", "demo", "--filters", "2", "--batch-size", "16", "--epochs", "1", "--lr", "1e30",
-                 "--checkpoints-path", tmp_path, "--save-interval", "1", "--log-interval", "3", "--sample", "0",
-                 "--validate", "0")
+    result = cli(
+        "train.py",
+        "--dataset",
+        "demo",
+        "--filters",
+        "2",
+        "--batch-size",
+        "16",
+        "--epochs",
+        "1",
+        "--lr",
+        "1e30",
+        "--checkpoints-path",
+        tmp_path,
+        "--save-interval",
+        "1",
+        "--log-interval",
+        "3",
+        "--sample",
+        "0",
+        "--validate",
+        "0",
+    )
     assert result.code == 2 and "diverged" in result.stderr and "--lr" in result.stderr
     assert int(re.search(r"iteration (\d+)", result.stderr)[1]) <= 6
     for index in (tmp_path / "demo").glob("*.index"):
@@ -141,10 +183,26 @@ def test_starting_from_the_originals_checkpoint(tmp_path, cli, uncompiled):
     model = Model(NetworkConfig("cifar10", filters=4, gray_range=255), seed=5)
     tensors = {name: tf.convert_to_tensor(value) for name, value in model.state().items()} | {"global_step": tf.constant(7)}
     (tmp_path / "demo").mkdir()
-    tf.raw_ops.SaveV2(prefix=str(tmp_path / "demo" / "CGAN_demo"), tensor_names=list(tensors), tensors=list(tensors.values()),
-                      shape_and_slices=[""] * len(tensors))
-    line = ["train.py", *TINY, "--batch-size", "80", "--lr", "1e-9", "--sample", "0", "--validate", "0", "--checkpoints-path",
-            tmp_path]
+    tf.raw_ops.SaveV2(
+        prefix=str(tmp_path / "demo" / "CGAN_demo"),
+        tensor_names=list(tensors),
+        tensors=list(tensors.values()),
+        shape_and_slices=[""] * len(tensors),
+    )
+    line = [
+        "train.py",
+        *TINY,
+        "--batch-size",
+        "80",
+        "--lr",
+        "1e-9",
+        "--sample",
+        "0",
+        "--validate",
+        "0",
+        "--checkpoints-path",
+        tmp_path,
+    ]
     result = cli(*line)
     assert result.code == 2 and "gray_range was 255 and is 1" in result.stderr
     result = cli(*line, "--gray-range", "255")
@@ -196,8 +254,10 @@ def test_interrupted_and_uninterrupted_runs_end_bit_identical(tmp_path):
 
 def test_unreadable_lines_of_a_log_are_dropped_and_said(copied, cli, uncompiled):
     log = copied / "demo" / "log_train.dat"
-    log.write_bytes(log.read_bytes() + b"1 1 \xff 2 3 4 5 6 7\n1 1 a word 3 4 5 6 7\n1 x 1 2 3 4 5 6 7\n1 2 3\n\xe9\n"
-                    b"1 1 1 2 3 4 5 6 7\n1 2 3")
+    log.write_bytes(
+        log.read_bytes() + b"1 1 \xff 2 3 4 5 6 7\n1 1 a word 3 4 5 6 7\n1 x 1 2 3 4 5 6 7\n1 2 3\n\xe9\n"
+        b"1 1 1 2 3 4 5 6 7\n1 2 3"
+    )
     result = cli("train.py", *TINY, "--checkpoints-path", copied, "--epochs", 2, "--sample", 0, "--validate", 0)
     assert result.code == 0 and f"{log}: unreadable lines, 6 of 8, are dropped" in result.stdout, result.stderr
     assert logs.read(copied / "demo", "train")["step"].tolist() == [2, 1, 4]
@@ -238,8 +298,20 @@ def test_going_on_with_another_batch_size_shows_each_image_once_an_epoch(tmp_pat
             return dict.fromkeys(("lossD", "lossG_l1", "lossG_gan", "acc"), tf.constant(1.0))
 
     monkeypatch.setattr(training, "Model", Watched)
-    line = ("train.py", *TINY, "--checkpoints-path", tmp_path, "--save-interval", "1", "--sample", "0", "--validate", "0",
-            "--log-interval", "1")
+    line = (
+        "train.py",
+        *TINY,
+        "--checkpoints-path",
+        tmp_path,
+        "--save-interval",
+        "1",
+        "--sample",
+        "0",
+        "--validate",
+        "0",
+        "--log-interval",
+        "1",
+    )
     assert cli(*line).code == 0
     for path in (tmp_path / "demo").glob("CGAN_demo-2.*"):
         path.unlink()  # as if killed after the first iteration, of 40 of 80 images
@@ -263,8 +335,13 @@ def test_progress_fits_80_columns_from_the_first_iteration_on(tmp_path):
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
-    process = forks.Program(["train.py", *TINY, "--batch-size", "10", "--checkpoints-path", tmp_path, "--log-interval", "1"],
-                            env={**environment, "TERM": "xterm"}, stdin=theirs, stdout=theirs, stderr=theirs)
+    process = forks.Program(
+        ["train.py", *TINY, "--batch-size", "10", "--checkpoints-path", tmp_path, "--log-interval", "1"],
+        env={**environment, "TERM": "xterm"},
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+    )
     os.close(theirs)
     seen = b""
     with contextlib.suppress(OSError):  # so a terminal ends
@@ -281,6 +358,7 @@ def test_progress_fits_80_columns_from_the_first_iteration_on(tmp_path):
 
 def test_the_rate_is_that_of_training_alone(monkeypatch):
     """Not of compiling, nor of what other listeners do."""
+
     class Model:
         clock = 0.0
 
@@ -321,8 +399,27 @@ def test_the_loop_compiles_once_and_reads_only_what_it_shows(tmp_path, cli, monk
             self.train_step = lambda images: {name: Scalar(value) for name, value in self.compiled(images).items()}
 
     monkeypatch.setattr(training, "Model", Watched)
-    result = cli("train.py", "--dataset", "demo", "--filters", "2", "--batch-size", "23", "--epochs", "3", "--seed", "7",
-                 "--checkpoints-path", tmp_path, "--log-interval", "4", "--validate-interval", "5", "--sample-interval", "5")
+    result = cli(
+        "train.py",
+        "--dataset",
+        "demo",
+        "--filters",
+        "2",
+        "--batch-size",
+        "23",
+        "--epochs",
+        "3",
+        "--seed",
+        "7",
+        "--checkpoints-path",
+        tmp_path,
+        "--log-interval",
+        "4",
+        "--validate-interval",
+        "5",
+        "--sample-interval",
+        "5",
+    )
     assert result.code == 0, result.stderr
     assert models[0].step == 11 and models[0].compiled.experimental_get_tracing_count() == 1
     assert len(read) == 4 * 7  # after iterations 1, 4, 8 and the last
@@ -331,8 +428,28 @@ def test_the_loop_compiles_once_and_reads_only_what_it_shows(tmp_path, cli, monk
 def test_validation_fills_its_last_batch(tmp_path, cli, monkeypatch, uncompiled):
     """60 test images in batches of 59: with batch statistics the last one alone would have other colors."""
     sizes, evaluate = [], Model.evaluate
-    monkeypatch.setattr(Model, "evaluate",
-                        lambda self, images, *more: sizes.append(len(images)) or evaluate(self, images, *more))
-    result = cli("train.py", "--dataset", "demo", "--filters", "2", "--batch-size", "59", "--epochs", "1", "--seed", "7",
-                 "--normalization", "batch", "--sample", "0", "--save", "0", "--checkpoints-path", tmp_path)
+    monkeypatch.setattr(
+        Model, "evaluate", lambda self, images, *more: sizes.append(len(images)) or evaluate(self, images, *more)
+    )
+    result = cli(
+        "train.py",
+        "--dataset",
+        "demo",
+        "--filters",
+        "2",
+        "--batch-size",
+        "59",
+        "--epochs",
+        "1",
+        "--seed",
+        "7",
+        "--normalization",
+        "batch",
+        "--sample",
+        "0",
+        "--save",
+        "0",
+        "--checkpoints-path",
+        tmp_path,
+    )
     assert result.code == 0 and sizes == [59, 59], result.stderr

@@ -13,11 +13,29 @@ from runs import readable_as, refused
 from src.data import open_dataset, pipeline, places365
 
 pytestmark = pytest.mark.usefixtures("uncompiled")
-GOOD = {f"good{i}": None for i in range(6)} | {"png": "PNG", "webp": "WEBP", "bmp": "BMP", "cmyk": "CMYK", "rgba": "RGBA",
-                                               "large": "large", "palette": "P", "sixteen": "sixteen"}
-BAD = {"truncated": "truncated", "zero": "the file is empty", "text": "not a readable", "gif": "not a readable",
-       "header": "header", "bomb": "limit of", "folder.jpg/inside": "empty", "gray": "no color",
-       "gray_sixteen": "no color", "gray_rgb": "no color", "b\udce9ton\u2028\t": "the file is empty"}
+GOOD = {f"good{i}": None for i in range(6)} | {
+    "png": "PNG",
+    "webp": "WEBP",
+    "bmp": "BMP",
+    "cmyk": "CMYK",
+    "rgba": "RGBA",
+    "large": "large",
+    "palette": "P",
+    "sixteen": "sixteen",
+}
+BAD = {
+    "truncated": "truncated",
+    "zero": "the file is empty",
+    "text": "not a readable",
+    "gif": "not a readable",
+    "header": "header",
+    "bomb": "limit of",
+    "folder.jpg/inside": "empty",
+    "gray": "no color",
+    "gray_sixteen": "no color",
+    "gray_rgb": "no color",
+    "b\udce9ton\u2028\t": "the file is empty",
+}
 
 
 @pytest.fixture
@@ -40,8 +58,12 @@ def folder(tmp_path):
         else:
             image.save(path, "JPEG")
     jpeg = (top / "good0.jpg").read_bytes()
-    contents = {"truncated": jpeg[:len(jpeg) // 2], "text": b"I am no picture", "header": jpeg[:20] + b"\0" * 500,
-                "bomb": bomb()}
+    contents = {
+        "truncated": jpeg[: len(jpeg) // 2],
+        "text": b"I am no picture",
+        "header": jpeg[:20] + b"\0" * 500,
+        "bomb": bomb(),
+    }
     for name in BAD:
         (top / f"{name}.jpg").write_bytes(contents.get(name, b""))
     Image.fromarray(picture(0)).save(top / "gif.jpg", "GIF")
@@ -68,7 +90,7 @@ def test_unusable_files_are_named_once_and_change_no_other_files_turn(folder, tm
     assert {Path(source.name(i)).stem for i in usable} == set(GOOD)
     epochs = [[image.tobytes() for image in batch] for batch in batches]
     for first in (0, 5, 10):  # 25 images an epoch: each usable one comes, and 11 others of them a second time or third
-        epoch = [image for batch in epochs[first:first + 5] for image in batch]
+        epoch = [image for batch in epochs[first : first + 5] for image in batch]
         assert len(epoch) == 25 and set(epoch) == set(usable.values())
     for start in (1, 8):  # with the log of before and without any
         for account in (pipeline.Unusable(log), pipeline.Unusable()):
@@ -85,9 +107,28 @@ def small_networks(monkeypatch):
 
 
 def train_on(folder, checkpoints, *more):
-    return run("train.py", "--dataset", "places365", "--dataset-path", folder, "--checkpoints-path", checkpoints,
-               "--filters", "2", "--batch-size", "7", "--epochs", "1", "--seed", "3", "--log-interval", "1",
-               "--sample-size", "3", *more)
+    return run(
+        "train.py",
+        "--dataset",
+        "places365",
+        "--dataset-path",
+        folder,
+        "--checkpoints-path",
+        checkpoints,
+        "--filters",
+        "2",
+        "--batch-size",
+        "7",
+        "--epochs",
+        "1",
+        "--seed",
+        "3",
+        "--log-interval",
+        "1",
+        "--sample-size",
+        "3",
+        *more,
+    )
 
 
 @pytest.mark.slow

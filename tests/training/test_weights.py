@@ -20,8 +20,9 @@ def tensors(prefix):
 def averaged(cli, tmp_path_factory):
     """The folder of a run of four iterations with --ema and --image-size, and a generator passed on from it."""
     folder = tmp_path_factory.mktemp("averaged")
-    result = cli("train.py", *QUICK, "--epochs", "1", "--ema", "0.9", "--image-size", "16", "--lr", "0.01",
-                 "--checkpoints-path", folder)
+    result = cli(
+        "train.py", *QUICK, "--epochs", "1", "--ema", "0.9", "--image-size", "16", "--lr", "0.01", "--checkpoints-path", folder
+    )
     assert result.code == 0, result.stderr
     result = cli("test-eval.py", "--dataset", "demo", "--checkpoints-path", folder, "--save-generator", folder / "passed")
     assert result.code == 0, result.stderr

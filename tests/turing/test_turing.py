@@ -184,8 +184,26 @@ def test_columns_and_continuation(tmp_path):
 
 
 WIDE = [c for c in map(chr, range(sys.maxunicode)) if unicodedata.normalize("NFKC", c)[:1] in {*"=+-@"}]
-NAMES = ["=1+1", "+1", "-1", "@sum(a1)", "'=1", "''=1", "'ann", 'a"b', "a,b;=c", "<i>é</i>", "\u202e", "\t=1", " =1",
-         "\u3000=1", "\u200b=1", "\ufeff=1", "\u2212" + "1", *(c + "1+1" for c in WIDE)]
+NAMES = [
+    "=1+1",
+    "+1",
+    "-1",
+    "@sum(a1)",
+    "'=1",
+    "''=1",
+    "'ann",
+    'a"b',
+    "a,b;=c",
+    "<i>é</i>",
+    "\u202e",
+    "\t=1",
+    " =1",
+    "\u3000=1",
+    "\u200b=1",
+    "\ufeff=1",
+    "\u2212" + "1",
+    *(c + "1+1" for c in WIDE),
+]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -228,8 +246,16 @@ def test_a_line_that_a_kill_cut_off_is_dropped_and_others_kept(tmp_path):
         assert len(make_trials(file).rows) == len(kept) + 1
 
 
-BAD_LINES = ["x", "a,1,b,left,left,1,wrong", "a,one,b,left,left,1,correct", "a,1,b,up,up,1,correct", '"a',
-             "a,1,b,left,left,-1,correct", "a,1,b,left,left,nan,correct", "a,1,b,left,left,inf,correct"]
+BAD_LINES = [
+    "x",
+    "a,1,b,left,left,1,wrong",
+    "a,one,b,left,left,1,correct",
+    "a,1,b,up,up,1,correct",
+    '"a',
+    "a,1,b,left,left,-1,correct",
+    "a,1,b,left,left,nan,correct",
+    "a,1,b,left,left,inf,correct",
+]
 
 
 @pytest.mark.parametrize("line", BAD_LINES)

@@ -209,9 +209,16 @@ def test_a_signal_ends_the_window_and_writes_the_report(display, tmp_path, phase
     assert json.loads((tmp_path / "turing" / "turing.json").read_text())["summary"]["answered"] == answers
 
 
-@pytest.mark.parametrize(("window", "size", "length"), [
-    ((1280, 720), 256, 512), ((1280, 720), 128, 512), ((1280, 720), 32, 544), ((1200, 662), 256, 512), ((600, 400), 256, 250),
-])
+@pytest.mark.parametrize(
+    ("window", "size", "length"),
+    [
+        ((1280, 720), 256, 512),
+        ((1280, 720), 128, 512),
+        ((1280, 720), 32, 544),
+        ((1200, 662), 256, 512),
+        ((600, 400), 256, 250),
+    ],
+)
 def test_images_fit_the_window(window, size, length):
     """Pixels are repeated a whole number of times; below twice they are scaled smoothly."""
     assert image_length(*window, size) == length
