@@ -11,6 +11,7 @@ The last line is a JSON object. Rates are medians over the timed iterations; the
 """
 
 import argparse
+import functools
 import resource
 import statistics
 import sys
