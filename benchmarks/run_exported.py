@@ -113,6 +113,7 @@ def main():
     parser.add_argument("--warmup", type=int, default=5, help="iterations before them, if reference.json has no more")
     parser.add_argument("--tolerance", type=float, default=1e-4, help="relative, of every result in reference.json")
     parser.add_argument("--peak", type=float, help="FLOP/s of a large matrix product on this device; prints the ratio to it")
+    parser.add_argument("--profile", type=Path, metavar="FOLDER", help="write a profile of five more iterations, for XProf")
     parser.add_argument("--train", type=Path, metavar="IMAGES", help="train on this .npy file of uint8 (M, S, S, 3)")
     parser.add_argument("--seed", type=int, default=1, help="of the order of the images")
     parser.add_argument(
@@ -130,6 +131,9 @@ def main():
         images = jax.device_put(np.random.default_rng(0).integers(0, 256, (step.batch_size, size, size, 3), np.uint8))
         differences = compare(step, images, reference, options.warmup)
         seconds, steps = measure(step, images, options.steps), options.steps
+        if options.profile:
+            with jax.profiler.trace(options.profile):
+                measure(step, images, 5)
     if options.save:
         step.save(options.save)
     rate = steps * step.batch_size / seconds
