@@ -102,38 +102,11 @@ def parity(options, gpus):
 def train(folder, options, gpus, kill=False):
     """Trains for four iterations of cifar10's networks on the demo images; kills the run after the second's save if asked.
     Returns the last checkpoint's tensors, or None if it was killed."""
-    command = [
-        sys.executable,
-        "train.py",
-        "--dataset",
-        "demo",
-        "--filters",
-        options.filters,
-        "--batch-size",
-        866,
-        "--epochs",
-        1,
-        "--seed",
-        5,
-        "--deterministic",
-        True,
-        "--save-interval",
-        1,
-        "--keep",
-        9,
-        "--sample",
-        False,
-        "--validate",
-        False,
-        "--log-interval",
-        1,
-        "--gpu-ids",
-        0 if gpus else -1,
-        "--checkpoints-path",
-        folder,
-    ]
+    command = "train.py --dataset demo --batch-size 866 --epochs 1 --seed 5 --deterministic True --save-interval 1 --keep 9"
+    command += f" --sample False --validate False --log-interval 1 --filters {options.filters} --gpu-ids {0 if gpus else -1}"
+    command = [sys.executable, *command.split(), "--checkpoints-path", str(folder)]
     lines = []
-    with subprocess.Popen([*map(str, command)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as run:
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as run:
         for line in run.stdout:
             lines.append(line)
             if kill and " iteration 3/" in line:  # the second is saved by then
@@ -169,31 +142,10 @@ def resume(options, gpus):
 def step(options, dataset, gpus, precision, tf32, jit, *more):
     """Times an iteration on so many GPUs, 0: on the CPU."""
     batch = (options.batch_size or BATCHES[dataset]) * max(1, gpus)
-    return benchmark(
-        "train_step",
-        "--dataset",
-        dataset,
-        "--precision",
-        precision,
-        "--tf32",
-        tf32,
-        "--jit",
-        jit,
-        "--batch-size",
-        batch,
-        "--filters",
-        options.filters,
-        "--iterations",
-        options.iterations,
-        "--matrix",
-        options.matrix,
-        "--matrix-precision",
-        "same",
-        "--gpu-ids",
-        ",".join(map(str, range(gpus))) or -1,
-        *more,
-        timeout=options.timeout,
-    )
+    line = f"--dataset {dataset} --precision {precision} --tf32 {tf32} --jit {jit} --batch-size {batch} --filters {options.filters}"
+    line += f" --iterations {options.iterations} --matrix {options.matrix} --matrix-precision same"
+    line += f" --gpu-ids {','.join(map(str, range(gpus))) or -1}"
+    return benchmark("train_step", *line.split(), *more, timeout=options.timeout)
 
 
 def timings(options, gpus):
@@ -216,18 +168,10 @@ def scalings(options, gpus):
 
 
 def inference(options, gpus):
-    return benchmark(
-        "inference",
-        "--filters",
-        options.filters,
-        "--evaluated",
-        options.images,
-        "--colorized",
-        options.images,
-        "--gpu-ids",
-        0 if gpus else -1,
-        timeout=options.timeout,
+    line = (
+        f"--filters {options.filters} --evaluated {options.images} --colorized {options.images} --gpu-ids {0 if gpus else -1}"
     )
+    return benchmark("inference", *line.split(), timeout=options.timeout)
 
 
 def attempt(name, work):

@@ -12,64 +12,17 @@ from io import BytesIO
 from src import files
 from src.data import containers, images, tiff
 
-# TIFF's tags that describe the picture: texts, camera, resolution, XMP, copyright, IPTC, Photoshop's, GeoTIFF's and GDAL's.
+# TIFF's tags that describe the picture.
 TIFF_TAGS = (
-    269,
-    270,
-    271,
-    272,
-    282,
-    283,
-    285,
-    296,
-    305,
-    306,
-    315,
-    316,
-    700,
-    33432,
-    33550,
-    33723,
-    33922,
-    34264,
-    34377,
-    34735,
-    34736,
-    34737,
-    42112,
-    42113,
+    *(269, 270, 271, 272, 285, 305, 306, 315, 316),  # texts: names, description, camera, software, date, artist, computer
+    *(282, 283, 296),  # resolution
+    *(700, 33432, 33723, 34377),  # XMP, copyright, IPTC, Photoshop's
+    *(33550, 33922, 34264, 34735, 34736, 34737, 42112, 42113),  # GeoTIFF's and GDAL's
 )
 # And those that describe the bytes of the pixels, whose loss is none.
 TIFF_SILENT = (
-    *tiff.PIXEL_TAGS,
-    *tiff.OFFSETS,
-    *tiff.COUNTS,
-    254,
-    255,
-    263,
-    264,
-    265,
-    274,
-    280,
-    281,
-    288,
-    289,
-    290,
-    291,
-    297,
-    301,
-    318,
-    319,
-    330,
-    333,
-    334,
-    336,
-    340,
-    341,
-    342,
-    34675,
-    tiff.EXIF,
-    tiff.GPS,
+    *(*tiff.PIXEL_TAGS, *tiff.OFFSETS, *tiff.COUNTS, tiff.EXIF, tiff.PROFILE, tiff.GPS),
+    *(254, 255, 263, 264, 265, 274, 280, 281, 288, 289, 290, 291, 297, 301, 318, 319, 330, 333, 334, 336, 340, 341, 342),
 )
 TIFF_COMPRESSIONS = {
     1: None,
