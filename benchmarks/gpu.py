@@ -142,8 +142,8 @@ def resume(options, gpus):
 def step(options, dataset, gpus, precision, tf32, jit, *more):
     """Times an iteration on so many GPUs, 0: on the CPU."""
     batch = (options.batch_size or BATCHES[dataset]) * max(1, gpus)
-    line = f"--dataset {dataset} --precision {precision} --tf32 {tf32} --jit {jit} --batch-size {batch} --filters {options.filters}"
-    line += f" --iterations {options.iterations} --matrix {options.matrix} --matrix-precision same"
+    line = f"--dataset {dataset} --precision {precision} --tf32 {tf32} --jit {jit} --batch-size {batch}"
+    line += f" --filters {options.filters} --iterations {options.iterations} --matrix {options.matrix} --matrix-precision same"
     line += f" --gpu-ids {','.join(map(str, range(gpus))) or -1}"
     return benchmark("train_step", *line.split(), *more, timeout=options.timeout)
 
