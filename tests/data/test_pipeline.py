@@ -176,6 +176,13 @@ def test_garbage_in_the_log_is_dropped_and_said(folder, tmp_path, capsys):
         Unusable(log)
 
 
+def test_a_last_line_without_its_end_is_not_joined_to_the_next(folder, tmp_path):
+    train, log = open_dataset("folder", folder, "train"), tmp_path / "log"
+    log.write_bytes(b"train/3.png\tbroken")  # as a killed run leaves it
+    Unusable(log, [train]).add("train/5.png", "broken")
+    assert log.read_bytes() == b"train/3.png\tbroken\ntrain/5.png\tbroken\n"
+
+
 def test_names_that_are_no_text(folder, tmp_path):
     name = b"\xe9\r\t\xe2\x80\xa8.png"
     shutil.copy(folder / "train" / "3.png", os.path.join(os.fsencode(folder), b"train", name))
