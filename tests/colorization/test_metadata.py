@@ -246,6 +246,16 @@ def test_a_jfif_without_unit_stays_one(tmp_path, go):  # noqa: F811
     assert colorized(tmp_path, go, "a.jpg", contents)[13:18] == struct.pack(">BHH", 0, 4, 3)
 
 
+def test_an_interoperability_directory_of_too_many_entries_costs_no_picture(tmp_path, go):  # noqa: F811
+    contents = bytearray(handmade.tiff((60, 90, 1), 8, 1, [smooth(60, 90)[..., 0].tobytes()], t34665=(4, 1)))
+    place = contents.index(struct.pack("<HHI", 34665, 4, 1))
+    struct.pack_into("<I", contents, place + 8, len(contents))
+    inner = len(contents) + len(handmade.directory({36867: (2, TAKEN), 40965: (4, 0)}, 0))
+    contents += handmade.directory({36867: (2, TAKEN), 40965: (4, inner)}, len(contents)) + b"\xff\xff"
+    with tifffile.TiffFile(io.BytesIO(colorized(tmp_path, go, "a.tif", bytes(contents)))) as file:
+        assert file.pages[0].tags[34665].value["DateTimeOriginal"] == "2018:03:14 15:09:26"
+
+
 @pytest.mark.parametrize("size", [66_000, 150_000, 300_000])
 def test_metadata_of_several_segments(tmp_path, go, size):  # noqa: F811
     exif = exif_block({270: (2, b"y" * size)})
