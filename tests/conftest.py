@@ -7,6 +7,7 @@ import signal
 import sys
 from types import SimpleNamespace
 
+import forks
 import pytest
 import small_demo
 
@@ -18,6 +19,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 small_demo.install()
 # XLA compiles for a third of the time less; what it computes is the same.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+# On tiny networks a second thread mostly waits, and that costs a quarter of the time. (forks.unbound leaves it out.)
+os.environ.setdefault(forks.THREADS, "1")
 
 
 # Longest first, so that of several workers none waits for another's last file.
@@ -81,12 +84,21 @@ def cli():
     return run
 
 
+@contextlib.contextmanager
+def eagerly():
+    before = tf.config.functions_run_eagerly()
+    tf.config.run_functions_eagerly(True)
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(before)
+
+
 @pytest.fixture
 def uncompiled():
     """For few iterations of runs that are about something else: operations one by one take less time than compiling them."""
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
+    with eagerly():
+        yield
 
 
 # A demo run that is over in seconds: 80 patches in batches of 40 make two iterations of tiny networks.
@@ -97,6 +109,7 @@ TINY = ("--dataset", "demo", "--filters", "4", "--batch-size", "40", "--epochs",
 def tiny_checkpoint(tmp_path_factory):
     """The folder to give as --checkpoints-path (with --dataset demo), with a run of two iterations in it."""
     folder = tmp_path_factory.mktemp("checkpoints")
-    result = run("train.py", *TINY, "--checkpoints-path", folder)
+    with eagerly():
+        result = run("train.py", *TINY, "--checkpoints-path", folder)
     assert result.code == 0, result.stderr
     return folder

@@ -24,6 +24,12 @@ import small_demo
 ROOT = Path(__file__).parent.parent
 PATH = {"PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests")))}
 ADOPT_ORPHANS = 36  # prctl's PR_SET_CHILD_SUBREAPER
+THREADS = "TF_NUM_INTRAOP_THREADS"
+
+
+def unbound():
+    """The environment with as many threads as TensorFlow likes, for programs that have to choose them (--deterministic)."""
+    return {name: value for name, value in os.environ.items() if name != THREADS}
 
 
 class Server:

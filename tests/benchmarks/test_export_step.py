@@ -15,40 +15,30 @@ from src import checkpoints, losses, networks
 from src.model import AVERAGE, Model
 from src.networks import NetworkConfig
 
+OPTIONS = (
+    "--dataset demo --network cifar10 --image-size 16 --gray-range 255 --ema 0.9 --batch-size 2 --filters 4 --seed 3 --images"
+)
+
 
 @pytest.fixture(scope="module", params=["float32", "float16"])
 def exported(request, tmp_path_factory):
-    """The files of a tiny model, read again, and such a model."""
+    """The folder of a tiny model's export, its state and meta.json read again, and such a model."""
     folder = tmp_path_factory.mktemp("export")
-    export_step.main(
-        [
-            str(folder),
-            "--dataset",
-            "cifar10",
-            "--precision",
-            request.param,
-            "--batch-size",
-            "2",
-            "--filters",
-            "4",
-            "--seed",
-            "3",
-        ]
-    )
+    export_step.main([str(folder), *OPTIONS.split(), "--precision", request.param])
     with np.load(folder / "state.npz") as stored:
         state = [stored[name] for name in sorted(stored.files)]
-    model = Model(NetworkConfig("cifar10", filters=4), precision=request.param, seed=3)
-    model.prepare_training()
-    return (folder / "step.mlir").read_text(), state, json.loads((folder / "meta.json").read_text()), model
+    model = Model(NetworkConfig("cifar10", filters=4, gray_range=255, image_size=16), precision=request.param, seed=3)
+    model.prepare_training(ema=0.9)
+    return folder, state, json.loads((folder / "meta.json").read_text()), model
 
 
 def test_arguments_and_outputs_are_those_of_the_program(exported):
-    program, state, meta, _ = exported
-    signature = next(line for line in program.splitlines() if "@main(" in line)
+    folder, state, meta, _ = exported
+    signature = next(line for line in (folder / "step.mlir").read_text().splitlines() if "@main(" in line)
     arguments, outputs = ([*re.findall(r"tensor<([^>]*)>", part)] for part in signature.split("->"))
     kinds = {"float32": "f32", "int64": "i64", "int32": "i32", "bool": "i1"}
     types = ["x".join([*map(str, values.shape), kinds[str(values.dtype)]]) for values in state]
-    assert arguments == ["2x32x32x3xui8", *types]
+    assert arguments == ["2x16x16x3xui8", *types]
     assert outputs == ["f32"] * len(meta["results"]) + [types[index] for index in meta["updates"]]
     assert {"lossD", "lossG_l1", "acc"} < set(meta["results"]) and meta["results"] == sorted(meta["results"])
 
@@ -63,7 +53,7 @@ def test_the_state_is_the_models_and_all_that_learns_is_updated(exported):
     assert {meta["state"][index] for index in meta["updates"]} == set(expected)  # each of them changes in an iteration
 
 
-def test_repeated_weights_are_small_and_the_reference_starts_from_them(tmp_path, monkeypatch):
+def test_repeated_weights_are_small_and_the_reference_starts_from_them(tmp_path, monkeypatch, uncompiled):
     compiled, prepare = [], Model.prepare_training
 
     @functools.wraps(prepare)  # its parameters are looked at
@@ -132,36 +122,19 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     assert result.returncode == 2 and "file/folder: cannot be written" in result.stderr and "Traceback" not in result.stderr
 
 
-def test_an_export_is_of_the_run_that_the_options_describe(tmp_path):
+def test_an_export_is_of_the_run_that_the_options_describe(exported, tmp_path):
     """--ema, --gray-range and --image-size reach the program, and what is trained with it becomes a checkpoint."""
-    export_step.main(
-        [
-            str(tmp_path),
-            "--dataset",
-            "demo",
-            "--network",
-            "cifar10",
-            "--image-size",
-            "16",
-            "--batch-size",
-            "2",
-            "--filters",
-            "4",
-            "--gray-range",
-            "255",
-            "--ema",
-            "0.9",
-            "--images",
-        ]
-    )
-    meta, images = json.loads((tmp_path / "meta.json").read_text()), np.load(tmp_path / "images.npy")
+    folder, state, meta, _ = exported
+    images = np.load(folder / "images.npy")
     assert meta["size"] == 16 and images.shape[1:] == (16, 16, 3) and images.dtype == np.uint8 and len(images) == 80
     average = [name for name in meta["state"] if name.endswith(AVERAGE)]
     assert average and {meta["state"].index(name) for name in average} < set(meta["updates"])
-    with np.load(tmp_path / "state.npz") as stored:
-        np.savez(tmp_path / "trained.npz", **{name: stored[f"a{i:04d}"] for i, name in enumerate(meta["state"])})
-    import_state.main([str(tmp_path / name) for name in ("meta.json", "trained.npz", "checkpoints/trained")])
+    trained = dict(zip(meta["state"], state))
+    trained["gen/conv0/kernel" + AVERAGE] = trained["gen/conv0/kernel"] + 1
+    np.savez(tmp_path / "trained.npz", **trained)
+    import_state.main(
+        [str(path) for path in (folder / "meta.json", tmp_path / "trained.npz", tmp_path / "checkpoints/trained")]
+    )
     model, checkpoint = checkpoints.load(tmp_path / "checkpoints" / "trained")
     assert (model.config.gray_range, model.config.image_size, checkpoint.averaged) == (255, 16, True)
-    with np.load(tmp_path / "trained.npz") as trained:
-        np.testing.assert_array_equal(model.state()["gen/conv0/kernel"], trained["gen/conv0/kernel" + AVERAGE])
+    np.testing.assert_array_equal(model.state()["gen/conv0/kernel"], trained["gen/conv0/kernel" + AVERAGE])

@@ -2,14 +2,12 @@
 
 import select
 import subprocess
-import sys
-from pathlib import Path
 
+import forks
 import pytest
 from hypothesis import strategies as st
 from mutation import COUNTS, mutated, try_all
 
-ROOT = Path(__file__).parent.parent.parent
 WORKER = """
 import sys
 sys.path.append("tests")
@@ -102,13 +100,8 @@ class Reader:
 
     def start(self):
         with open(self.folder / "errors", "w") as errors:
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", WORKER, str(self.folder / "whole")],
-                cwd=ROOT,
-                text=True,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,
+            self.process = forks.Program(
+                ["-c", WORKER, self.folder / "whole"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors
             )
         assert self.process.stdout.readline() == "ready\n", (self.folder / "errors").read_text()
 

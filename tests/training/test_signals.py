@@ -47,7 +47,8 @@ class Training:
     """A train.py in a process of its own, whose lines are read as they come."""
 
     def __init__(self, folder, *more, program=("train.py",), slurm=False, environment=None, fork=True):
-        inherited = {key: value for key, value in os.environ.items() if key not in ("SLURM_JOB_ID", "TF_CPP_MIN_LOG_LEVEL")}
+        left_out = ("SLURM_JOB_ID", "TF_CPP_MIN_LOG_LEVEL")
+        inherited = {key: value for key, value in forks.unbound().items() if key not in left_out}
         self.folder, self.lines = folder / "demo", []
         self.process = forks.Program(
             [*program, *LINE, "--checkpoints-path", folder, *more],

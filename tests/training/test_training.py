@@ -148,7 +148,7 @@ def test_a_second_run_in_the_same_folder_is_refused(tiny_checkpoint, tmp_path, c
     assert result.code == 0 and "This run is finished" in result.stdout, result.stderr
 
 
-def test_diverging_training_stops_and_keeps_the_last_good_checkpoint(tmp_path, cli):
+def test_diverging_training_stops_and_keeps_the_last_good_checkpoint(tmp_path, cli, uncompiled):
     result = cli(
         "train.py",
         "--dataset",
@@ -236,7 +236,7 @@ for step in (4, 8):  # as if killed after that save
 
 def test_interrupted_and_uninterrupted_runs_end_bit_identical(tmp_path):
     """Dropout, mirroring, order and the average included; in a process of its own, since threads are chosen once."""
-    process = forks.Program(["-c", REPEAT, tmp_path], stderr=subprocess.PIPE)
+    process = forks.Program(["-c", REPEAT, tmp_path], env=forks.unbound(), stderr=subprocess.PIPE)
     _, errors = process.communicate()
     assert process.returncode == 0, errors
     whole, log = read(tmp_path / "whole/demo/CGAN_demo-9"), logs.read(tmp_path / "whole/demo", "train")

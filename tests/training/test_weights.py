@@ -9,7 +9,7 @@ from src import checkpoints
 from src.model import AVERAGE
 
 pytestmark = pytest.mark.usefixtures("uncompiled")
-QUICK = ("--dataset", "demo", "--filters", "2", "--batch-size", "20", "--seed", "7", "--sample", "0", "--validate", "0")
+QUICK = ("--dataset", "demo", "--filters", "2", "--batch-size", "40", "--seed", "7", "--sample", "0", "--validate", "0")
 
 
 def tensors(prefix):
@@ -18,7 +18,7 @@ def tensors(prefix):
 
 @pytest.fixture(scope="module")
 def averaged(cli, tmp_path_factory):
-    """The folder of a run of four iterations with --ema and --image-size, and a generator passed on from it."""
+    """The folder of a run of two iterations with --ema and --image-size, and a generator passed on from it."""
     folder = tmp_path_factory.mktemp("averaged")
     result = cli(
         "train.py", *QUICK, "--epochs", "1", "--ema", "0.9", "--image-size", "16", "--lr", "0.01", "--checkpoints-path", folder
@@ -30,9 +30,9 @@ def averaged(cli, tmp_path_factory):
 
 
 def test_the_average_is_what_is_used_and_passed_on(averaged):
-    run, passed = tensors(averaged / "demo" / "CGAN_demo-4"), tensors(averaged / "passed")
-    model, checkpoint = checkpoints.load(averaged / "demo" / "CGAN_demo-4")
-    plain, _ = checkpoints.load(averaged / "demo" / "CGAN_demo-4", averaged=False)
+    run, passed = tensors(averaged / "demo" / "CGAN_demo-2"), tensors(averaged / "passed")
+    model, checkpoint = checkpoints.load(averaged / "demo" / "CGAN_demo-2")
+    plain, _ = checkpoints.load(averaged / "demo" / "CGAN_demo-2", averaged=False)
     kernel = "gen/conv3/kernel"
     assert checkpoint.averaged and (run[kernel] != run[kernel + AVERAGE]).any()
     np.testing.assert_array_equal(model.state()[kernel], run[kernel + AVERAGE])
@@ -56,13 +56,13 @@ def test_a_new_run_starts_from_other_weights(cli, averaged, tmp_path):
     line = [*QUICK, "--epochs", "1", "--lr", "1e-8", "--lr-decay-steps", "1", "--start-from", averaged / "passed"]
     result = cli("train.py", *line, "--image-size", "32", "--ema", "0.9", "--checkpoints-path", tmp_path)
     assert result.code == 0 and "no discriminator, which starts anew" in result.stdout, result.stderr
-    found, source = tensors(tmp_path / "demo" / "CGAN_demo-4"), tensors(averaged / "passed")
+    found, source = tensors(tmp_path / "demo" / "CGAN_demo-2"), tensors(averaged / "passed")
     for name in ("gen/conv3/kernel", f"gen/conv3/kernel{AVERAGE}"):
         np.testing.assert_allclose(found[name], source["gen/conv3/kernel"], atol=1e-6)
     result = cli("train.py", *line, "--image-size", "32", "--ema", "0.9", "--checkpoints-path", tmp_path)
     assert result.code == 0 and "finished" in result.stdout  # it goes on, and does not start again
 
-    checkpoints.save_generator(*checkpoints.load(tmp_path / "demo" / "CGAN_demo-4"), tmp_path / "passed")
+    checkpoints.save_generator(*checkpoints.load(tmp_path / "demo" / "CGAN_demo-2"), tmp_path / "passed")
     told = json.dumps(checkpoints.describe(tmp_path / "passed").record)
     assert str(averaged) not in told and str(tmp_path) not in told  # what is passed on names no path of this machine
 
