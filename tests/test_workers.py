@@ -11,6 +11,7 @@ import time
 import forks
 import numpy as np
 import pytest
+from conftest import eagerly
 
 from src import checkpoints, devices, networks
 from src.errors import InputError
@@ -69,7 +70,7 @@ def tensors(folder, step):
 
 
 @pytest.mark.slow
-def test_two_workers_train_as_one_and_only_the_chief_writes(tmp_path, cli, monkeypatch, uncompiled):
+def test_two_workers_train_as_one_and_only_the_chief_writes(tmp_path, cli, monkeypatch):
     two, one, nowhere = tmp_path / "two", tmp_path / "one", tmp_path / "nowhere"
     arguments = ("--batch-size", "40", "--epochs", "1")  # two iterations
     chief, other = start_two(("-c", FROZEN), (two, nowhere), *arguments)
@@ -94,7 +95,8 @@ def test_two_workers_train_as_one_and_only_the_chief_writes(tmp_path, cli, monke
     apart = np.concatenate([np.abs(ours[name] - theirs[name]).ravel() for name in theirs])
     assert apart.mean() < 1e-6 and apart.max() < 1e-4  # Adam's steps of 3e-4 magnify gradients that are all rounding
 
-    result = cli("train.py", *LINE, *arguments[:2], "--epochs", "2", "--checkpoints-path", two)
+    with eagerly():
+        result = cli("train.py", *LINE, *arguments[:2], "--epochs", "2", "--checkpoints-path", two)
     assert result.code == 0 and f"Going on from {two / 'demo' / 'CGAN_demo-2'}" in result.stdout, result.stderr
     assert "iteration 4/4" in result.stdout
 
