@@ -86,6 +86,7 @@ def cli():
 
 @contextlib.contextmanager
 def eagerly():
+    """What is a tf.function elsewhere runs operation by operation within."""
     before = tf.config.functions_run_eagerly()
     tf.config.run_functions_eagerly(True)
     try:
