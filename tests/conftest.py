@@ -19,7 +19,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 small_demo.install()
 # XLA compiles for a third of the time less; what it computes is the same.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
-# On tiny networks a second thread mostly waits, and that costs a quarter of the time. (forks.unbound leaves it out.)
+# On tiny networks a second thread mostly waits, and waiting costs CPU time, too. (forks.unbound leaves this out.)
 os.environ.setdefault(forks.THREADS, "1")
 
 
