@@ -66,17 +66,7 @@ def test_repeated_weights_are_small_and_the_reference_starts_from_them(tmp_path,
     export_step.main(
         [
             str(tmp_path),
-            "--dataset",
-            "cifar10",
-            "--seed",
-            "1",
-            "--batch-size",
-            "2",
-            "--filters",
-            "8",
-            "--repeat-weights",
-            "--reference",
-            "2",
+            *"--dataset cifar10 --seed 1 --batch-size 2 --filters 8 --repeat-weights --reference 2".split(),
         ]
     )
     meta, reference = (json.loads((tmp_path / name).read_text()) for name in ("meta.json", "reference.json"))

@@ -38,15 +38,7 @@ def test_a_disk_that_fills_up_leaves_the_checkpoints_before(disk, cli):
     result = cli(
         "train.py",
         *SMALL,
-        "--epochs",
-        "2",
-        "--sample",
-        "0",
-        "--keep",
-        "9",
-        "--save-interval",
-        "1",
-        "--checkpoints-path",
+        *"--epochs 2 --sample 0 --keep 9 --save-interval 1 --checkpoints-path".split(),
         folder,
     )
     refused(result, f"{folder}/demo: iteration 3 could not be saved", "No space left on device", "Make room")

@@ -20,26 +20,8 @@ from src import checkpoints
 
 # 20 iterations of tiny networks, each of them logged: enough for kills at different places, and soon over.
 LINE = (
-    "--dataset",
-    "demo",
-    "--filters",
-    "2",
-    "--batch-size",
-    "4",
-    "--epochs",
-    "1",
-    "--seed",
-    "5",
-    "--deterministic",
-    "True",
-    "--log-interval",
-    "1",
-    "--gpu-ids",
-    "-1",
-    "--validate-interval",
-    "7",
-    "--sample",
-    "False",
+    *"--dataset demo --filters 2 --batch-size 4 --epochs 1 --seed 5 --deterministic True".split(),
+    *"--log-interval 1 --gpu-ids -1 --validate-interval 7 --sample False".split(),
 )
 
 

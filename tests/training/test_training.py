@@ -150,27 +150,9 @@ def test_a_second_run_in_the_same_folder_is_refused(tiny_checkpoint, tmp_path, c
 
 def test_diverging_training_stops_and_keeps_the_last_good_checkpoint(tmp_path, cli, uncompiled):
     result = cli(
-        "train.py",
-        "--dataset",
-        "demo",
-        "--filters",
-        "2",
-        "--batch-size",
-        "16",
-        "--epochs",
-        "1",
-        "--lr",
-        "1e30",
-        "--checkpoints-path",
+        *"train.py --dataset demo --filters 2 --batch-size 16 --epochs 1 --lr 1e30 --checkpoints-path".split(),
         tmp_path,
-        "--save-interval",
-        "1",
-        "--log-interval",
-        "3",
-        "--sample",
-        "0",
-        "--validate",
-        "0",
+        *"--save-interval 1 --log-interval 3 --sample 0 --validate 0".split(),
     )
     assert result.code == 2 and "diverged" in result.stderr and "--lr" in result.stderr
     assert int(re.search(r"iteration (\d+)", result.stderr)[1]) <= 6
@@ -192,15 +174,7 @@ def test_starting_from_the_originals_checkpoint(tmp_path, cli, uncompiled):
     line = [
         "train.py",
         *TINY,
-        "--batch-size",
-        "80",
-        "--lr",
-        "1e-9",
-        "--sample",
-        "0",
-        "--validate",
-        "0",
-        "--checkpoints-path",
+        *"--batch-size 80 --lr 1e-9 --sample 0 --validate 0 --checkpoints-path".split(),
         tmp_path,
     ]
     result = cli(*line)
@@ -303,14 +277,7 @@ def test_going_on_with_another_batch_size_shows_each_image_once_an_epoch(tmp_pat
         *TINY,
         "--checkpoints-path",
         tmp_path,
-        "--save-interval",
-        "1",
-        "--sample",
-        "0",
-        "--validate",
-        "0",
-        "--log-interval",
-        "1",
+        *"--save-interval 1 --sample 0 --validate 0 --log-interval 1".split(),
     )
     assert cli(*line).code == 0
     for path in (tmp_path / "demo").glob("CGAN_demo-2.*"):
@@ -400,25 +367,9 @@ def test_the_loop_compiles_once_and_reads_only_what_it_shows(tmp_path, cli, monk
 
     monkeypatch.setattr(training, "Model", Watched)
     result = cli(
-        "train.py",
-        "--dataset",
-        "demo",
-        "--filters",
-        "2",
-        "--batch-size",
-        "23",
-        "--epochs",
-        "3",
-        "--seed",
-        "7",
-        "--checkpoints-path",
+        *"train.py --dataset demo --filters 2 --batch-size 23 --epochs 3 --seed 7 --checkpoints-path".split(),
         tmp_path,
-        "--log-interval",
-        "4",
-        "--validate-interval",
-        "5",
-        "--sample-interval",
-        "5",
+        *"--log-interval 4 --validate-interval 5 --sample-interval 5".split(),
     )
     assert result.code == 0, result.stderr
     assert models[0].step == 11 and models[0].compiled.experimental_get_tracing_count() == 1
@@ -432,24 +383,8 @@ def test_validation_fills_its_last_batch(tmp_path, cli, monkeypatch, uncompiled)
         Model, "evaluate", lambda self, images, *more: sizes.append(len(images)) or evaluate(self, images, *more)
     )
     result = cli(
-        "train.py",
-        "--dataset",
-        "demo",
-        "--filters",
-        "2",
-        "--batch-size",
-        "59",
-        "--epochs",
-        "1",
-        "--seed",
-        "7",
-        "--normalization",
-        "batch",
-        "--sample",
-        "0",
-        "--save",
-        "0",
-        "--checkpoints-path",
+        *"train.py --dataset demo --filters 2 --batch-size 59 --epochs 1 --seed 7 --normalization".split(),
+        *"batch --sample 0 --save 0 --checkpoints-path".split(),
         tmp_path,
     )
     assert result.code == 0 and sizes == [59, 59], result.stderr
