@@ -124,14 +124,7 @@ def _pixels(literals):
     if start is None:
         raise InputError("the key b'data' is missing")
     match literals[start + 1 : start + 22]:
-        case [
-            "numpy.core.multiarray _reconstruct" | "numpy._core.multiarray _reconstruct",
-            "numpy ndarray",
-            0,
-            "b" | b"b",
-            1,
-            *rest,
-        ]:
+        case ["numpy multiarray _reconstruct", "numpy ndarray", 0, "b" | b"b", 1, *rest]:
             n, columns, *dtype, by_columns, pixels = rest if len(rest) == 16 else [None] * 4
             order = "F" if by_columns else "C"
         case ["numpy numeric _frombuffer", pixels, *rest]:  # protocol 5
