@@ -61,7 +61,7 @@ def prepared(options):
     from src import devices  # only now, so that --help and a wrong option answer without waiting for TensorFlow
     from src.model import Model
     from src.networks import ARCHITECTURES, NetworkConfig, suited
-    from src.training import settings
+    from src.training import SETTINGS
 
     devices.select([])
     network = options.network if options.network != "auto" else DATASETS[options.dataset].network or suited(options.image_size)
@@ -74,7 +74,7 @@ def prepared(options):
         options.image_size or ARCHITECTURES[network].size,
     )
     model = Model(config, devices.precision(options.precision), jit=True, seed=options.seed)
-    model.prepare_training(**settings(model, options))
+    model.prepare_training(**{name: getattr(options, name) for name in SETTINGS})
     return model
 
 

@@ -11,7 +11,6 @@ The last line is a JSON object. Rates are medians over the timed iterations; the
 """
 
 import argparse
-import functools
 import resource
 import statistics
 import sys
@@ -60,7 +59,6 @@ def in_the_loop(arguments, step=None):
     class Marked(Model):
         """Notes when an iteration is handed out, and what the loop's thread has computed outside of it."""
 
-        @functools.wraps(Model.prepare_training)
         def prepare_training(self, *args, **kwargs):
             super().prepare_training(*args, **kwargs)
             bare, inside = step or self.train_step, 0.0

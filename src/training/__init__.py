@@ -19,6 +19,9 @@ from src.training import listeners, resuming
 from src.training.signals import Signals
 from src.training.state import State
 
+# Options that Model.prepare_training takes, under the same names.
+SETTINGS = list(inspect.signature(Model.prepare_training).parameters)[1:]
+
 
 def run(options):
     """Trains as the options say, from the last save on if there is one. Returns the exit code.
@@ -67,7 +70,7 @@ def _train_in(folder, options, strategy, config, dataset, tests):
     options = resuming.as_the_chief(options, {**identity, "precision": precision}, strategy)
 
     model = Model(config, precision, devices.jit(options.jit, strategy), options.seed, strategy, options.deterministic)
-    model.prepare_training(**settings(model, options))
+    model.prepare_training(**{name: getattr(options, name) for name in SETTINGS})
     newest = before and checkpoints.first_readable(
         folder.checkpoints, lambda prefix: resuming.go_on(model, checkpoints.describe(prefix), identity, options)
     )
@@ -103,11 +106,6 @@ def _train_in(folder, options, strategy, config, dataset, tests):
             f"{error.filename or folder.path}: cannot be written ({error.strerror or error}); make room, and the "
             "same command goes on from the newest checkpoint"
         ) from error
-
-
-def settings(model, options):
-    """What Model.prepare_training takes of the options, which have its arguments' names."""
-    return {name: getattr(options, name) for name in inspect.signature(model.prepare_training).parameters}
 
 
 def _open_datasets(options, strategy):
