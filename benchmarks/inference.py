@@ -108,6 +108,7 @@ def read(arguments):
     parser.add_argument("--colorized", type=int, default=48, help="JPEGs of 1152x864 pixels to colorize")
     parser.add_argument("--filters", type=int, default=64)
     parser.add_argument("--size", type=int, default=0, help="colorize's: pixels of the longer side that the network sees")
+    parser.add_argument("--precision", help="of both; default: each command's own")
     parser.add_argument("--gpu-ids", default="0")
     return parser.parse_args(arguments)
 
@@ -118,6 +119,7 @@ def measure(own, folder):
     photographs(folder / "pictures", own.colorized, 1152, 864)
     (folder / "runs" / "places365").mkdir(parents=True)
     common = ["--dataset", "places365", "--checkpoints-path", str(folder / "runs"), "--gpu-ids", own.gpu_ids]
+    common += ["--precision", own.precision] if own.precision else []
     options = parse([*common, "--dataset-path", str(folder / "data")], "evaluate", DATASETS)
     devices.select(options.gpu_ids)  # before the first model
     model = prepared_model("places365", own.filters)
@@ -130,6 +132,7 @@ def measure(own, folder):
     options = parse(
         [*common, "--test-input", str(folder / "pictures"), "--test-output", str(folder / "results")], "colorize", DATASETS
     )
+    model, _ = checkpoints.load_for_inference(options)
     found["colorize"] = (
         options.batch_size,
         *colorize(model, folder / "pictures", folder / "results", options.batch_size, own.size or model.size),
