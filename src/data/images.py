@@ -256,7 +256,8 @@ def _plain_jpeg(path, max_pixels):
     try:
         with _regular(path) as file:
             data = file.read(MAX_PLAIN + 1)
-        if len(data) > MAX_PLAIN or data.count(b"\xff\xda") != 1 or TURNS_OR_CONVERTS.search(data):
+        head, *scans = data.split(b"\xff\xda", 2)
+        if len(data) > MAX_PLAIN or len(scans) != 1 or TURNS_OR_CONVERTS.search(head):
             return None
         height, width, colors, _ = simplejpeg.decode_jpeg_header(data)
         return simplejpeg.decode_jpeg(data, "RGB") if colors == "YCbCr" and height * width <= max_pixels else None  # strict
