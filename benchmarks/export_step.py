@@ -60,19 +60,11 @@ def prepared(options):
     """The Model that train.py makes of these options, for one device and XLA."""
     from src import devices  # only now, so that --help and a wrong option answer without waiting for TensorFlow
     from src.model import Model
-    from src.networks import ARCHITECTURES, NetworkConfig, suited
-    from src.training import SETTINGS
+    from src.training import SETTINGS, network_config
 
     devices.select([])
-    network = options.network if options.network != "auto" else DATASETS[options.dataset].network or suited(options.image_size)
-    config = NetworkConfig(
-        network,
-        options.color_space,
-        options.gray_range,
-        options.kernel_size,
-        options.filters,
-        options.image_size or ARCHITECTURES[network].size,
-    )
+    dataset = DATASETS[options.dataset]
+    config = network_config(options, dataset.network, options.image_size or dataset.size)
     model = Model(config, devices.precision(options.precision), jit=True, seed=options.seed)
     model.prepare_training(**{name: getattr(options, name) for name in SETTINGS})
     return model

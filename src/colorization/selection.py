@@ -11,9 +11,9 @@ from src.data.walk import walk
 from src.errors import InputError
 
 LITTER = ("thumbs.db", "desktop.ini")  # what desktops leave behind: named, but not counted; the walk leaves out hidden files
-SUFFIXES = tuple(
-    ".jpg .jpeg .jpe .png .webp .bmp .tif .tiff .gif .heic .heif .avif .jxl .jp2 .psd".split()
-    + ".dng .cr2 .cr3 .nef .arw .raf .orf".split()
+SUFFIXES = (
+    *".jpg .jpeg .jpe .png .webp .bmp .tif .tiff .gif .heic .heif .avif .jxl .jp2 .psd".split(),
+    *".dng .cr2 .cr3 .nef .arw .raf .orf".split(),
 )
 
 

@@ -249,15 +249,18 @@ def _plain_jpeg(path, max_pixels):
     """The file of a JPEG of one scan, without EXIF, XMP and color profile, which needs no more than decoding -> uint8 (H,W,3)
     RGB; else None.
 
-    `opened` and Pillow come to the same pixels, but take twice as long for 256x256, and a fast GPU waits for its images.
+    `opened` and Pillow come to the same pixels, but take 0.2 ms longer, and a fast GPU waits for its images.
     """
     if hasattr(path, "read"):
         return None
     try:
         with _regular(path) as file:
-            data = file.read(MAX_PLAIN + 1)
+            data = file.read(2)
+            data += file.read(MAX_PLAIN) if data == b"\xff\xd8" else b""
+            if file.read(1):
+                return None
         head, *scans = data.split(b"\xff\xda", 2)
-        if len(data) > MAX_PLAIN or len(scans) != 1 or TURNS_OR_CONVERTS.search(head):
+        if len(scans) != 1 or TURNS_OR_CONVERTS.search(head):
             return None
         height, width, colors, _ = simplejpeg.decode_jpeg_header(data)
         return simplejpeg.decode_jpeg(data, "RGB") if colors == "YCbCr" and height * width <= max_pixels else None  # strict

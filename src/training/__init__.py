@@ -23,6 +23,19 @@ from src.training.state import State
 SETTINGS = list(inspect.signature(Model.prepare_training).parameters)[1:]
 
 
+def network_config(options, network, size):
+    """The networks that the options describe, for a dataset's own network (or None) and image size."""
+    return NetworkConfig(
+        options.network if options.network != "auto" else network or suited(size),
+        options.color_space,
+        options.gray_range,
+        options.kernel_size,
+        options.filters,
+        size,
+        normalization=options.normalization,
+    )
+
+
 def run(options):
     """Trains as the options say, from the last save on if there is one. Returns the exit code.
 
@@ -45,16 +58,7 @@ def run(options):
 def _train(options, strategy):
     chief = devices.is_chief(strategy)
     dataset, tests = _open_datasets(options, strategy)
-    network = options.network if options.network != "auto" else dataset.network or suited(dataset.size)
-    config = NetworkConfig(
-        network,
-        options.color_space,
-        options.gray_range,
-        options.kernel_size,
-        options.filters,
-        dataset.size,
-        normalization=options.normalization,
-    )
+    config = network_config(options, dataset.network, dataset.size)
     config.check_memory(options.batch_size, training=True, on_gpu=bool(tf.config.get_visible_devices("GPU")))
     with checkpoints.RunFolder(options.checkpoints_path, options.name, options.dataset, options.keep, write=chief) as folder:
         return _train_in(folder, options, strategy, config, dataset, tests)
