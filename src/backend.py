@@ -1,6 +1,7 @@
 """TensorFlow and Keras, imported without the screenful about CUDA with which TensorFlow greets: import them from here."""
 
 import contextlib
+import gc
 import os
 import tempfile
 
@@ -22,8 +23,21 @@ def _quiet():
             os.close(stderr)
 
 
+@contextlib.contextmanager
+def _uncollected():
+    """Keeps the garbage collector from what the block makes: looking for garbage would be a quarter of the import's time."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if collects:
+            gc.enable()
+
+
 # The greeting comes before any setting of TensorFlow's can turn it down. Whoever sets the level wants to see it.
-with contextlib.nullcontext() if "TF_CPP_MIN_LOG_LEVEL" in os.environ else _quiet():
+with _uncollected(), contextlib.nullcontext() if "TF_CPP_MIN_LOG_LEVEL" in os.environ else _quiet():
     # When several workers lose one, TensorFlow would report it at length before our own message does.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3" if {"TF_CONFIG", "SLURM_STEP_NUM_TASKS"} & os.environ.keys() else "2")
     import keras

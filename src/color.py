@@ -64,29 +64,34 @@ def to_uint8(rgb):
     return tf.cast(tf.round(rgb * 255), tf.uint8)
 
 
-# By tables. CIELAB is written as the roots that it is made of: y = (L + 16) / 116, x = y + a / 500, z = y - b / 200.
+# By tables. CIELAB is written as the roots that it is made of: y = (L + 16) / 116, x = y + a / 500, z = y - b / 200. Light in
+# 0..1, and roots in LOW..HIGH, are counted in steps, 0..STEPS, so that a value needs no more than rounding to find its place.
 
 BEND = 6 / 29  # root below which CIELAB is linear
 LOW, HIGH = -0.25, 1.75  # of roots, for a and b in -127..127
 STEPS = 65535
+ROOT_STEP = (HIGH - LOW) / STEPS
+A_STEPS, B_STEPS = np.float32(1 / 500 / ROOT_STEP), np.float32(-1 / 200 / ROOT_STEP)  # from y to x and z, of an a or b of 1
+BLACK, WHITE_ROOT = np.float32((np.array([4 / 29, 1]) - LOW) / ROOT_STEP)
 NEUTRAL = XYZ_FROM_RGB.sum(axis=1)  # of RGB (1, 1, 1): as the white, it makes every gray exactly a = b = 0
 # Linear light outside 0..1 by less than half an 8-bit level is inside for the eye.
-DARKEST, BRIGHTEST = np.float32(-0.5 / 255 / 12.92), np.float32(1.002)
+DARKEST, BRIGHTEST = np.float32(-0.5 / 255 / 12.92 * STEPS), np.float32(1.002 * STEPS)
 
 
 @cache
 def tables():
-    """Of 65,536 equal steps: the root of Y in 0..1; light for roots in LOW..HIGH; the sRGB level (uint8) of light in 0..1.
+    """By steps: the root of Y; the light of a root; the sRGB level (uint8) of light.
     And R's, G's and B's share in Y by level (3, 256); X/Xn, Y, Z/Zn -> linear RGB (3, 3)."""
     y, root = np.linspace(0, 1, STEPS + 1), np.linspace(LOW, HIGH, STEPS + 1)
     root_of = np.where(y > BEND**3, np.cbrt(y), y / (3 * BEND**2) + 4 / 29)
+    light_of = np.where(root > BEND, root**3, 3 * BEND**2 * (root - 4 / 29))
     level_of = np.searchsorted(_light_of_srgb((np.arange(255) + 0.5) / 255), y)
     share = XYZ_FROM_RGB[1][:, None] * _light_of_srgb(np.arange(256) / 255)
     return (
-        np.float32(root_of),
-        np.float32(_light_of_root(root)),
+        np.float32((root_of - LOW) / ROOT_STEP),
+        np.float32(light_of * STEPS),
         level_of.astype(np.uint8),
-        np.float32(share),
+        np.float32(share * STEPS),
         np.float32(np.linalg.inv(XYZ_FROM_RGB) * NEUTRAL),
     )
 
@@ -95,47 +100,47 @@ def _light_of_srgb(srgb):
     return np.where(srgb > 0.04045, ((srgb + 0.055) / 1.055) ** 2.4, srgb / 12.92)
 
 
-def _light_of_root(root):
-    return np.where(root > BEND, root**3, 3 * BEND**2 * (root - 4 / 29))
+def _take(table, steps):
+    """The table's values at float32 steps, rounded and clipped."""
+    return table.take((np.clip(steps, 0, STEPS) + np.float32(0.5)).astype(np.uint16))
 
 
-def step(values, low=0.0, high=1.0):
-    """float32 -> which of the 65,536 steps from `low` to `high`, uint16; clipped."""
-    return (np.clip((values - low) * (1 / (high - low)), 0, 1) * STEPS + 0.5).astype(np.uint16)
+def roots_of_lightness(lightness):
+    """CIELAB L, float32 -> roots of Y in steps, float32."""
+    return (lightness + np.float32(16 - 116 * LOW)) * np.float32(1 / 116 / ROOT_STEP)
 
 
 def roots(pixels):
     """uint8 sRGB (h, w, C), gray (C 1 or 2) or color (C 3 or 4; the last of 2 and 4 is alpha) -> roots of Y and Y itself,
-    both float32 (h, w)."""
+    both in steps, float32 (h, w)."""
     root_of, _, _, share, _ = tables()
     y = share.sum(axis=0).take(pixels[..., 0]) if pixels.shape[2] < 3 else sum(share[i].take(pixels[..., i]) for i in range(3))
-    return root_of.take(step(y)), y
+    return _take(root_of, y), y
 
 
 def lab_to_levels(y_root, a, b, y=None):
-    """CIELAB, its lightness as roots, (L + 16) / 116, with a and b, float32 (h, w) each -> three planes R, G, B, uint8 (h, w).
+    """Roots of Y in steps and CIELAB's a and b, float32 (h, w) each -> three planes R, G, B, uint8 (h, w).
 
     Colors outside sRGB's gamut keep their lightness and hue and lose chroma until they fit. `y`: the light of `y_root`, if
     it is known already.
     """
     _, light_of, level_of, _, _ = tables()
-    y = light_of.take(step(y_root, LOW, HIGH)) if y is None else y
-    dx, dz = a * np.float32(1 / 500), b * np.float32(-1 / 200)
-    linear = _linear(y_root, y, dx, dz)
-    outside = (y_root >= 1) | (y_root <= np.float32(4 / 29))  # white and black stay what they are
-    for plane in linear:
-        outside |= (plane < DARKEST) | (plane > BRIGHTEST)
-    if outside.any():
-        reduced = _fitted(*(values[outside] for values in (y_root, y, dx, dz)))
+    y = _take(light_of, y_root) if y is None else y
+    colored = (y_root < WHITE_ROOT) & (y_root > BLACK)  # white and black stay what they are
+    dx, dz = a * A_STEPS * colored, b * B_STEPS * colored
+    red, green, blue = linear = _linear(y_root, y, dx, dz)
+    least, most = np.minimum(np.minimum(red, green), blue), np.maximum(np.maximum(red, green), blue)
+    if len(places := np.flatnonzero((least < DARKEST) | (most > BRIGHTEST))):
+        reduced = _fitted(*(values.take(places) for values in (y_root, y, dx, dz)))
         for plane, values in zip(linear, reduced):
-            plane[outside] = values
-    return [level_of.take(step(plane)) for plane in linear]
+            plane.put(places, values)
+    return [_take(level_of, plane) for plane in linear]
 
 
 def _linear(y_root, y, dx, dz):
     """Roots and light of Y, distances of the roots of X and Z from it -> linear R, G, B, a list of three arrays."""
     _, light_of, _, _, matrix = tables()
-    x, z = light_of.take(step(y_root + dx, LOW, HIGH)), light_of.take(step(y_root + dz, LOW, HIGH))
+    x, z = _take(light_of, y_root + dx), _take(light_of, y_root + dz)
     # Not as a matrix product: BLAS would start threads of its own, against the network's.
     return [m[0] * x + m[1] * y + m[2] * z for m in matrix]
 
@@ -145,7 +150,8 @@ def _fitted(y_root, y, dx, dz):
     inside, outside = np.zeros_like(y), np.ones_like(y)  # shares of the distance from gray
     for _ in range(10):
         middle = (inside + outside) / 2
-        linear = _linear(y_root, y, middle * dx, middle * dz)
-        fits = (np.minimum.reduce(linear) >= 0) & (np.maximum.reduce(linear) <= 1)
+        red, green, blue = _linear(y_root, y, middle * dx, middle * dz)
+        least, most = np.minimum(np.minimum(red, green), blue), np.maximum(np.maximum(red, green), blue)
+        fits = (least >= 0) & (most <= STEPS)
         inside, outside = np.where(fits, middle, inside), np.where(fits, outside, middle)
     return _linear(y_root, y, inside * dx, inside * dz)

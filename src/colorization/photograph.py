@@ -111,7 +111,7 @@ def join(picture, lab, network_lightness=False):
             for plane in ([lightness] if network_lightness else []) + colors
         ]
         if network_lightness:
-            y_root, y = (planes[0] + 16) / 116, None
+            y_root, y = color.roots_of_lightness(planes[0]), None
         else:
             y_root, y = color.roots(np.atleast_3d(np.asarray(picture.crop((left, top, right, bottom)))))
         levels = color.lab_to_levels(y_root, *planes[-2:], y)

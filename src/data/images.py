@@ -23,6 +23,7 @@ from src.data import containers, tiff
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")  # no other decoder of Pillow's ever sees a stranger's bytes
 MAX_PLAIN = 1 << 23  # bytes of a JPEG that is read at once
+SCAN = re.compile(b"\xff\xda")  # a JPEG's marker; re finds it three times as fast as bytes.count
 TURNS_OR_CONVERTS = re.compile(rb"Exif\0|ICC_PROFILE\0|http://ns\.adobe\.com/xap")  # what a JPEG's pixels may need
 UPRIGHT = {
     2: "FLIP_LEFT_RIGHT",
@@ -224,11 +225,11 @@ def opened(file, max_pixels):
         raise kind(f"{name}: {reason.splitlines()[0]}") from error
 
 
-def _regular(path):
+def _regular(path, **parameters):
     """Opens a regular file for reading: a pipe would be waited on for ever, and a device has no end."""
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise containers.NoImage("not a regular file")
-    return open(path, "rb")
+    return open(path, "rb", **parameters)
 
 
 def read_rgb(file, max_pixels=50_000_000):
@@ -254,13 +255,12 @@ def _plain_jpeg(path, max_pixels):
     if hasattr(path, "read"):
         return None
     try:
-        with _regular(path) as file:
-            data = file.read(2)
-            data += file.read(MAX_PLAIN) if data == b"\xff\xd8" else b""
-            if file.read(1):
+        with _regular(path, buffering=0) as file:
+            if os.fstat(file.fileno()).st_size > MAX_PLAIN or file.read(2) != b"\xff\xd8":
                 return None
-        head, *scans = data.split(b"\xff\xda", 2)
-        if len(scans) != 1 or TURNS_OR_CONVERTS.search(head):
+            data = b"\xff\xd8" + file.readall()
+        scan = data.index(SCAN.pattern)
+        if SCAN.search(data, scan + 2) or TURNS_OR_CONVERTS.search(data, 0, scan):
             return None
         height, width, colors, _ = simplejpeg.decode_jpeg_header(data)
         return simplejpeg.decode_jpeg(data, "RGB") if colors == "YCbCr" and height * width <= max_pixels else None  # strict
