@@ -1,8 +1,9 @@
 """Inference: images/s of evaluating (test-eval.py) and of colorizing a folder of 1-megapixel JPEGs (colorize.py).
 
-Networks of random weights, saved and loaded as a training's are. Spent is, in milliseconds an image: the network's wall time,
-for the program waits for it; and the CPU time of the threads that decode (and scale), join lightness and colors (Lab) or
-encode. In an evaluation, where network and measures are one graph, the network is timed alone, and Lab is the rest of that
+Networks of random weights, saved and loaded as a training's are; the last layer's are an eighth of a new network's, so that 1% of
+the pixels leave sRGB's gamut, as with the published generator (0.7%), and not 18%. Spent is, in milliseconds an image: the
+network's wall time, for the program waits for it; and the CPU time of the threads that decode (and scale), join lightness and
+colors (Lab) or encode. In an evaluation, where network and measures are one graph, the network is timed alone, and Lab is the rest of that
 graph: every measure with its conversions. Overlapped work shows: then the sum is more than the time that an image took.
 """
 
@@ -123,6 +124,7 @@ def measure(own, folder):
     options = parse([*common, "--dataset-path", str(folder / "data")], "evaluate", DATASETS)
     devices.select(options.gpu_ids)  # before the first model
     model = prepared_model("places365", own.filters)
+    model.generator.last.kernel.assign(model.generator.last.kernel / 8)
     checkpoints.save(
         model.state(), model.config, folder / "runs" / "places365" / "CGAN_places365-0", {"dataset": "places365", "options": {}}
     )
