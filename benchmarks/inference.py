@@ -1,10 +1,11 @@
 """Inference: images/s of evaluating (test-eval.py) and of colorizing a folder of 1-megapixel JPEGs (colorize.py).
 
-Networks of random weights, saved and loaded as a training's are; the last layer's are an eighth of a new network's, so that 1% of
-the pixels leave sRGB's gamut, as with the published generator (0.7%), and not 18%. Spent is, in milliseconds an image: the
+Networks of random weights, saved and loaded as a training's are; the last layer's are an eighth of a new network's, so that 1%
+of the pixels leave sRGB's gamut, as with the published generator (0.7%), and not 18%. Spent is, in milliseconds an image: the
 network's wall time, for the program waits for it; and the CPU time of the threads that decode (and scale), join lightness and
-colors (Lab) or encode. In an evaluation, where network and measures are one graph, the network is timed alone, and Lab is the rest of that
-graph: every measure with its conversions. Overlapped work shows: then the sum is more than the time that an image took.
+colors (Lab) or encode. In an evaluation, where network and measures are one graph, the network is timed alone, and Lab is the
+rest of that graph: every measure with its conversions. Overlapped work shows: then the sum is more than the time that an image
+took.
 """
 
 import argparse

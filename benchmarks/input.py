@@ -47,25 +47,26 @@ main.main(["--dataset", "places365", "--dataset-path", sys.argv[1], "--checkpoin
 PEAK = "\nimport resource; print('peak', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
 
 
-def photographs(folder, count):
-    """Writes 256x256 JPEGs of quality 85, random squares of scikit-image's photographs; returns their paths."""
-    folder.mkdir(parents=True, exist_ok=True)
-    draw, paths = np.random.default_rng(1), [folder / f"{i:08}.jpg" for i in range(count)]
+def photographs(folder, count, folders=1):
+    """Writes 256x256 JPEGs of quality 85, random squares of scikit-image's photographs, into sub-folders of sub-folders;
+    returns their paths."""
+    draw, paths = np.random.default_rng(1), [folder / f"{i % folders % 26}/{i % folders}/{i:08}.jpg" for i in range(count)]
     for path, picture in zip(paths, pictures() * count):
+        path.parent.mkdir(parents=True, exist_ok=True)
         side = draw.integers(128, min(picture.size), endpoint=True)
         left, top = (draw.integers(0, length - side, endpoint=True) for length in picture.size)
         picture.resize((256, 256), Image.Resampling.BICUBIC, (left, top, left + side, top + side)).save(path, quality=85)
     return paths
 
 
-def rates(folder, paths, batch_size, rounds, seconds):
+def rates(folder, paths, batch_size, rounds, seconds, size):
     """images/s and CPU microseconds an image, of the pipeline and of bare decoding; the pipeline's memory in bytes."""
     import tensorflow as tf
 
     from src.data import open_dataset
     from src.data.pipeline import training_batches
 
-    dataset, names = open_dataset("places365", folder, "train"), [str(path) for path in paths]
+    dataset, names = open_dataset("places365", folder, "train", size=size), [str(path) for path in paths]
 
     def bare():
         files = tf.data.Dataset.from_tensor_slices(names).shuffle(len(names), seed=1).repeat()
@@ -140,6 +141,8 @@ def child(program, *arguments):
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=2000, help="JPEGs to generate")
+    parser.add_argument("--folders", type=int, default=1, help="sub-folders over which they are spread")
+    parser.add_argument("--image-size", type=int, help="train.py's")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=4, help="of measuring, the best of which counts")
     parser.add_argument("--seconds", type=float, default=5, help="of each measurement")
@@ -148,7 +151,7 @@ def main(arguments=None):
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="input-", dir=options.folder) as name:
         folder = Path(name)
-        paths = photographs(folder / "data_256" / "a", options.count)
+        paths = photographs(folder / "data_256", options.count, options.folders)
         if options.files:
             results = start(options.files, paths, folder)
             mb = {key: value / 1e6 for key, value in results.items() if "bytes" in key}
@@ -163,7 +166,7 @@ def main(arguments=None):
                 f"TensorFlow's {mb['empty_peak_bytes']:.0f} MB"
             )
         else:
-            results = rates(folder, paths, options.batch_size, options.rounds, options.seconds)
+            results = rates(folder, paths, options.batch_size, options.rounds, options.seconds, options.image_size)
             results["bytes_per_file"] = sum(path.stat().st_size for path in paths) / len(paths)
             print(
                 f"pipeline {results['images_per_s']:.0f} images/s ({results['cpu_us']:.0f} us of CPU each), bare decoding "

@@ -108,7 +108,7 @@ class InFiles(Dataset):
 
     def __getitem__(self, index):
         try:
-            return images.fit(images.read_rgb(os.path.join(self.folder, self.name(index))), self.size)
+            return images.fit(images.read_rgb(os.path.join(self.folder, self.name(index)), at_least=self.size), self.size)
         except images.ImageError as error:
             if os.path.isdir(self.folder):
                 raise

@@ -232,23 +232,26 @@ def _regular(path, **parameters):
     return open(path, "rb", **parameters)
 
 
-def read_rgb(file, max_pixels=50_000_000):
+def read_rgb(file, max_pixels=50_000_000, at_least=None):
     """Any image file (path or binary file) -> uint8 (H,W,3) sRGB, upright, perhaps read-only; transparency is dropped.
 
     Of a file with several pictures the first. Thread-safe. ImageError if it is no usable image, or if its header
     announces more than `max_pixels`: nothing is decoded then.
+
+    at_least: pixels that suffice for the shorter side. A JPEG is then decoded at a half, a quarter or an eighth of its size, if
+        that is as large.
     """
-    pixels = _plain_jpeg(file, max_pixels)
+    pixels = _plain_jpeg(file, max_pixels, at_least)
     if pixels is not None:
         return pixels
     with opened(file, max_pixels) as image:
-        picture = image.decode(opaque=True)
+        picture = image.decode(at_least and (at_least, at_least), opaque=True)
         return np.asarray(picture if picture.mode == "RGB" else picture.convert("RGB"))
 
 
-def _plain_jpeg(path, max_pixels):
+def _plain_jpeg(path, max_pixels, at_least):
     """The file of a JPEG of one scan, without EXIF, XMP and color profile, which needs no more than decoding -> uint8 (H,W,3)
-    RGB; else None.
+    RGB; else None. The arguments are those of `read_rgb`.
 
     `opened` and Pillow come to the same pixels, but take 0.2 ms longer, and a fast GPU waits for its images.
     """
@@ -263,7 +266,11 @@ def _plain_jpeg(path, max_pixels):
         if SCAN.search(data, scan + 2) or TURNS_OR_CONVERTS.search(data, 0, scan):
             return None
         height, width, colors, _ = simplejpeg.decode_jpeg_header(data)
-        return simplejpeg.decode_jpeg(data, "RGB") if colors == "YCbCr" and height * width <= max_pixels else None  # strict
+        if colors != "YCbCr" or height * width > max_pixels:
+            return None
+        suffices = min(height, width) // at_least if at_least else 1
+        part = next((part for part in (8, 4, 2) if part <= suffices), 1)  # as Pillow's draft chooses
+        return simplejpeg.decode_jpeg(data, "RGB", min_height=-(-height // part), min_width=-(-width // part))  # strict
     except Exception:
         return None  # what is wrong, and whether something can be read nevertheless, is for the others to say
 

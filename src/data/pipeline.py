@@ -88,6 +88,13 @@ def read(dataset, index, unusable):
         unusable.add(dataset.name(index), error)
 
 
+def _aligned(shape):
+    """An uninitialized uint8 array that begins at a multiple of 64 bytes: such a one TensorFlow takes as it is, and copies others."""
+    length = int(np.prod(shape))
+    memory = np.empty(length + 63, np.uint8)
+    return memory[-memory.ctypes.data % 64 :][:length].reshape(shape)
+
+
 def training_batches(dataset, batch_size, seed, start=0, unusable=None, context=None):
     """Endless tf.data.Dataset of training batches, uint8 (batch_size / replicas, S, S, 3), after the first `start` images.
 
@@ -121,7 +128,8 @@ def training_batches(dataset, batch_size, seed, start=0, unusable=None, context=
         )
 
     def load(indices, positions):
-        return np.stack([usable(index, position) for index, position in zip(indices, positions)])
+        found = [usable(index, position) for index, position in zip(indices, positions)]
+        return np.stack(found, out=_aligned((part, dataset.size, dataset.size, 3)))
 
     def batch(element):
         number = element // local  # of the batch

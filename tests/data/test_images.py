@@ -276,6 +276,24 @@ def test_plain_jpegs_do_without_pillow(tmp_path, rgb, monkeypatch):
         images.read_rgb(tmp_path / "b.jpg")
 
 
+@pytest.mark.parametrize(
+    "at_least, part", [(None, 1), (40, 1), (23, 1), (13, 1), (12, 1), (11, 2), (7, 2), (5, 4), (2, 8), (1, 8)]
+)
+def test_jpegs_are_decoded_at_a_part_that_suffices(tmp_path, rgb, at_least, part):
+    """By both ways alike, and as the scaled picture looks."""
+    picture = Image.fromarray(rgb).resize((37, 23), Image.Resampling.BICUBIC)
+    picture.save(tmp_path / "a.jpg", quality=95, subsampling=0)
+    picture.save(tmp_path / "b.jpg", quality=95, subsampling=0, exif=b"Exif\0\0" + exif_block({274: (3, 6)}))  # to be turned
+    got, turned = (images.read_rgb(tmp_path / name, at_least=at_least) for name in ("a.jpg", "b.jpg"))
+    assert got.shape == (-(-23 // part), -(-37 // part), 3)
+    np.testing.assert_array_equal(np.rot90(got, -1), turned)
+    if part == 2:
+        half = np.asarray(picture.resize(got.shape[1::-1], Image.Resampling.BOX)).astype(int)
+        assert abs(got - half)[1:-1, 1:-1].mean() < 6
+    picture.save(tmp_path / "a.png")
+    np.testing.assert_array_equal(images.read_rgb(tmp_path / "a.png", at_least=at_least), picture)
+
+
 @pytest.mark.parametrize("format", ["PNG", "TIFF"])
 def test_a_bomb_is_refused_from_its_header(tmp_path, format):
     """In a process of its own, for a peak of memory of its own: 170 megapixels would take 170 MB at least."""
