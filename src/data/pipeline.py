@@ -89,7 +89,7 @@ def read(dataset, index, unusable):
 
 
 def _aligned(shape):
-    """An uninitialized uint8 array that begins at a multiple of 64 bytes: such a one TensorFlow takes as it is, and copies others."""
+    """An uninitialized uint8 array that begins at a multiple of 64 bytes: TensorFlow takes it as it is, and copies others."""
     length = int(np.prod(shape))
     memory = np.empty(length + 63, np.uint8)
     return memory[-memory.ctypes.data % 64 :][:length].reshape(shape)
