@@ -342,8 +342,8 @@ def test_the_last_image_is_measured_in_a_full_batch_and_shown_so(odd):
 def test_each_file_is_read_once(cli, odd, tmp_path, monkeypatch, uncompiled):
     """So one that vanishes before the report is drawn is in it all the same."""
 
-    def read_and_remove(path, *args, read=images.read_rgb):
-        pixels = read(path, *args)
+    def read_and_remove(path, read=images.read_rgb, **keywords):
+        pixels = read(path, **keywords)
         Path(path).unlink()
         return pixels
 
