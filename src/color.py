@@ -72,7 +72,7 @@ LOW, HIGH = -0.25, 1.75  # of roots, for a and b in -127..127
 STEPS = 65535
 ROOT_STEP = (HIGH - LOW) / STEPS
 A_STEPS, B_STEPS = np.float32(1 / 500 / ROOT_STEP), np.float32(-1 / 200 / ROOT_STEP)  # from y to x and z, of an a or b of 1
-BLACK, WHITE_ROOT = np.float32((np.array([4 / 29, 1]) - LOW) / ROOT_STEP)
+BLACK_ROOT, WHITE_ROOT = np.float32((np.array([4 / 29, 1]) - LOW) / ROOT_STEP)
 NEUTRAL = XYZ_FROM_RGB.sum(axis=1)  # of RGB (1, 1, 1): as the white, it makes every gray exactly a = b = 0
 # Linear light outside 0..1 by less than half an 8-bit level is inside for the eye.
 DARKEST, BRIGHTEST = np.float32(-0.5 / 255 / 12.92 * STEPS), np.float32(1.002 * STEPS)
@@ -126,11 +126,10 @@ def lab_to_levels(y_root, a, b, y=None):
     """
     _, light_of, level_of, _, _ = tables()
     y = _take(light_of, y_root) if y is None else y
-    colored = (y_root < WHITE_ROOT) & (y_root > BLACK)  # white and black stay what they are
+    colored = (y_root < WHITE_ROOT) & (y_root > BLACK_ROOT)  # white and black stay what they are
     dx, dz = a * A_STEPS * colored, b * B_STEPS * colored
-    red, green, blue = linear = _linear(y_root, y, dx, dz)
-    least, most = np.minimum(np.minimum(red, green), blue), np.maximum(np.maximum(red, green), blue)
-    if len(places := np.flatnonzero((least < DARKEST) | (most > BRIGHTEST))):
+    linear = _linear(y_root, y, dx, dz)
+    if len(places := np.flatnonzero(~_within(linear, DARKEST, BRIGHTEST))):
         reduced = _fitted(*(values.take(places) for values in (y_root, y, dx, dz)))
         for plane, values in zip(linear, reduced):
             plane.put(places, values)
@@ -145,13 +144,17 @@ def _linear(y_root, y, dx, dz):
     return [m[0] * x + m[1] * y + m[2] * z for m in matrix]
 
 
+def _within(linear, low, high):
+    """Where all of R, G and B lie in low..high."""
+    red, green, blue = linear
+    return (np.minimum(np.minimum(red, green), blue) >= low) & (np.maximum(np.maximum(red, green), blue) <= high)
+
+
 def _fitted(y_root, y, dx, dz):
     """As `_linear`, of colors outside the gamut, moved towards gray until they are on its border."""
     inside, outside = np.zeros_like(y), np.ones_like(y)  # shares of the distance from gray
     for _ in range(10):
         middle = (inside + outside) / 2
-        red, green, blue = _linear(y_root, y, middle * dx, middle * dz)
-        least, most = np.minimum(np.minimum(red, green), blue), np.maximum(np.maximum(red, green), blue)
-        fits = (least >= 0) & (most <= STEPS)
+        fits = _within(_linear(y_root, y, middle * dx, middle * dz), 0, STEPS)
         inside, outside = np.where(fits, middle, inside), np.where(fits, outside, middle)
     return _linear(y_root, y, inside * dx, inside * dz)
