@@ -115,6 +115,7 @@ def read(arguments):
         help="same: multiply matrices in the iteration's precision, not in float32",
     )
     parser.add_argument("--loop", action="store_true", help="time the training loop as well")
+    parser.add_argument("--profile", metavar="FOLDER", help="write TensorFlow's profile of one more iteration, for XProf")
     return parser.parse_args(arguments)
 
 
@@ -181,6 +182,9 @@ def main(arguments=None):
         f"matrix product {result['matrix_flops_per_s'] / 1e9:.1f} GFLOP/s; ratio {result['ratio']:.3f}",
         flush=True,
     )
+    if arguments.profile:
+        with tf.profiler.experimental.Profile(arguments.profile):
+            seconds(step, 1)
     if arguments.loop:
         whole, _ = in_the_loop(arguments)
         mean = result["ms_mean"] / 1e3  # as the loop's, for what the loop does besides does not fall on every iteration
