@@ -13,7 +13,7 @@ demo: $(VENV)/run
 test: $(VENV)/dev
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
-	$(RUN) -m pytest -n 2 --dist loadfile
+	$(RUN) -m pytest -n 3 --dist loadfile
 
 torture: $(VENV)/dev
 	$(RUN) -m pytest -m torture -s

@@ -12,6 +12,7 @@ import pytest
 import small_demo
 
 import main
+from src import networks
 from src.backend import tf
 
 # A shell's background jobs ignore it, and what they start does too; but here Ctrl-C is tested.
@@ -100,6 +101,12 @@ def uncompiled():
     """For few iterations of runs that are about something else: operations one by one take less time than compiling them."""
     with eagerly():
         yield
+
+
+@pytest.fixture
+def shallow_networks(monkeypatch):
+    """For compiled runs that are about something else than the networks; not beside `tiny_checkpoint`, which has all layers."""
+    monkeypatch.setitem(networks.ARCHITECTURES, "cifar10", small_demo.shallow())
 
 
 # A demo run that is over in seconds: 80 patches in batches of 40 make two iterations of tiny networks.

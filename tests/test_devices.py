@@ -2,12 +2,14 @@
 
 import io
 import json
+import os
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 
 import forks
 import pytest
+import small_demo
 
 from src import devices
 from src.errors import InputError
@@ -73,7 +75,12 @@ print(json.dumps({"overflown": overflown, "double": double_losses, "single": sin
 
 
 def test_two_devices_train_as_one(tmp_path):
-    process = forks.Program(["-c", TWO, tmp_path], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = forks.Program(
+        ["-c", TWO, tmp_path],
+        env={**os.environ, **small_demo.WITH_SHALLOW_NETWORKS},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     output, errors = process.communicate()
     assert process.returncode == 0, errors
     seen = json.loads(output.splitlines()[-1])

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import forks
 import pytest
+import small_demo
 from handmade import bomb, picture
 from PIL import Image
 from runs import SMALL, readable
@@ -28,9 +29,10 @@ def test_closed_streams_do_not_end_a_run(tmp_path):
     closed = subprocess.Popen(
         ["bash", "-c", f"{sys.executable} -uc 'import sys, forks; forks.run(sys.argv[1:])' {words} <&- >&- 2>&-"],
         cwd=ROOT,
-        env={**os.environ, **forks.PATH},
+        env={**os.environ, **forks.PATH, **small_demo.WITH_SHALLOW_NETWORKS},
     )
-    gone = forks.Program([*line, tmp_path / "gone"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    environment = {**os.environ, **small_demo.WITH_SHALLOW_NETWORKS}
+    gone = forks.Program([*line, tmp_path / "gone"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     os.read(gone.stdout.fileno(), 1)
     gone.stdout.close()
     assert [process.wait() for process in (closed, gone)] == [0, 0]
@@ -42,7 +44,7 @@ STRANGE = "a[b]*?\\{c}\udce9\n"  # what means something to a pattern, a byte tha
 
 
 @pytest.mark.slow
-def test_every_name_that_the_file_system_takes_works(tmp_path, cli):
+def test_every_name_that_the_file_system_takes_works(tmp_path, cli, shallow_networks):
     folder, name = tmp_path / f"in {STRANGE}", f"C{STRANGE}"
     line = (*SMALL, "--checkpoints-path", folder, "--name", name, "--keep", "1", "--save-interval", "1")
     assert (result := cli("train.py", *line, "--epochs", "1")).code == 0, result.stderr

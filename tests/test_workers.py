@@ -11,6 +11,7 @@ import time
 import forks
 import numpy as np
 import pytest
+import small_demo
 from conftest import eagerly
 
 from src import checkpoints, devices, networks
@@ -34,7 +35,7 @@ def start(program, *arguments, fork=True, **environment):
     return forks.Program(
         [*program, *LINE, *arguments],
         fork,
-        {**inherited, "PYTHONUNBUFFERED": "1", **environment},
+        {**inherited, "PYTHONUNBUFFERED": "1", **small_demo.WITH_SHALLOW_NETWORKS, **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
@@ -70,7 +71,7 @@ def tensors(folder, step):
 
 
 @pytest.mark.slow
-def test_two_workers_train_as_one_and_only_the_chief_writes(tmp_path, cli, monkeypatch):
+def test_two_workers_train_as_one_and_only_the_chief_writes(tmp_path, cli, monkeypatch, shallow_networks):
     two, one, nowhere = tmp_path / "two", tmp_path / "one", tmp_path / "nowhere"
     arguments = ("--batch-size", "40", "--epochs", "1")  # two iterations
     chief, other = start_two(("-c", FROZEN), (two, nowhere), *arguments)

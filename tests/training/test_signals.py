@@ -14,6 +14,7 @@ from pathlib import Path
 import forks
 import numpy as np
 import pytest
+import small_demo
 from runs import newest
 
 from src import checkpoints
@@ -35,7 +36,13 @@ class Training:
         self.process = forks.Program(
             [*program, *LINE, "--checkpoints-path", folder, *more],
             fork and not environment,
-            {**inherited, **(environment or {}), "PYTHONUNBUFFERED": "1", **({"SLURM_JOB_ID": "1"} if slurm else {})},
+            {
+                **inherited,
+                **small_demo.WITH_SHALLOW_NETWORKS,
+                **(environment or {}),
+                "PYTHONUNBUFFERED": "1",
+                **({"SLURM_JOB_ID": "1"} if slurm else {}),
+            },
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
@@ -175,7 +182,7 @@ def interrupt_in_every_way(folder):
 
 def interrupt_early(folder, number, word):
     """Sends a signal after a line with this word, or while TensorFlow is being imported. Returns exit code and last save."""
-    training = Training(folder, fork=bool(word))
+    training = Training(folder, environment=None if word else {"SHALLOW_NETWORKS": ""})
     if word:
         training.until(word)
     else:

@@ -13,6 +13,7 @@ from pathlib import Path
 import forks
 import numpy as np
 import pytest
+import small_demo
 import tensorflow as tf
 from conftest import TINY
 from PIL import Image
@@ -210,7 +211,8 @@ for step in (4, 8):  # as if killed after that save
 
 def test_interrupted_and_uninterrupted_runs_end_bit_identical(tmp_path):
     """Dropout, mirroring, order and the average included; in a process of its own, since threads are chosen once."""
-    process = forks.Program(["-c", REPEAT, tmp_path], env=forks.unbound(), stderr=subprocess.PIPE)
+    environment = {**forks.unbound(), **small_demo.WITH_SHALLOW_NETWORKS}
+    process = forks.Program(["-c", REPEAT, tmp_path], env=environment, stderr=subprocess.PIPE)
     _, errors = process.communicate()
     assert process.returncode == 0, errors
     whole, log = read(tmp_path / "whole/demo/CGAN_demo-9"), logs.read(tmp_path / "whole/demo", "train")
@@ -304,7 +306,7 @@ def test_progress_fits_80_columns_from_the_first_iteration_on(tmp_path):
     environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
     process = forks.Program(
         ["train.py", *TINY, "--batch-size", "10", "--checkpoints-path", tmp_path, "--log-interval", "1"],
-        env={**environment, "TERM": "xterm"},
+        env={**environment, **small_demo.WITH_SHALLOW_NETWORKS, "TERM": "xterm"},
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
@@ -346,7 +348,7 @@ def test_the_rate_is_that_of_training_alone(monkeypatch):
                 assert progress.rate == pytest.approx(2)
 
 
-def test_the_loop_compiles_once_and_reads_only_what_it_shows(tmp_path, cli, monkeypatch):
+def test_the_loop_compiles_once_and_reads_only_what_it_shows(tmp_path, cli, monkeypatch, shallow_networks):
     """Over epochs, a last batch and all intervals there is one trace, and no scalar comes to the host unless it is shown."""
     models, read = [], []
 

@@ -452,7 +452,7 @@ class Person:
         self.browser.switch_to.window(self.tab)
         self.browser.switch_to.active_element.send_keys(keys)
 
-    def until(self, script, seconds=8):
+    def until(self, script, seconds=60):
         deadline = time.monotonic() + seconds
         while not self.run(script):
             assert time.monotonic() < deadline, f"{script} did not come true; the page says: {self.run(TEXT)}"

@@ -69,11 +69,11 @@ class Display:
         ys, xs = np.nonzero(np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue) > 3)
         return (ys.min(), ys.max() + 1, xs.min(), xs.max() + 1) if len(ys) > 2000 else None
 
-    def until(self, condition, seconds=10):
+    def until(self, condition, seconds=60):
         deadline = time.monotonic() + seconds
         while not (result := condition()):
             assert time.monotonic() < deadline, "the window did not get there"
-            time.sleep(0.03)
+            time.sleep(0.05)
         return result
 
     def pair(self, trials, person, trial):
