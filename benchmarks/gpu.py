@@ -239,7 +239,8 @@ def main(arguments=None):
     options = read(arguments)
     devices.select([])  # this process itself computes nothing
     result = run(options)
-    print("", *table(result["rows"]), sep="\n")
+    if result["rows"]:
+        print("", *table(result["rows"]), sep="\n")
     for name, row in result["rows"].items():
         if "loop_share" in row:
             print(f"{name}: in the training loop an iteration takes {100 * row['loop_share']:+.1f}%")
