@@ -4,8 +4,6 @@ The conversions exist twice: in TensorFlow, differentiable, for the networks; an
 size, several times as fast and closer than 8 bits can show. The tests compare both with each other and with scikit-image.
 """
 
-from functools import cache
-
 import numpy as np
 
 from src.backend import tf
@@ -68,7 +66,7 @@ def to_uint8(rgb):
 # 0..1, and roots in LOW..HIGH, are counted in steps, 0..STEPS, so that a value needs no more than rounding to find its place.
 
 BEND = 6 / 29  # root below which CIELAB is linear
-LOW, HIGH = -0.25, 1.75  # of roots, for a and b in -127..127
+LOW, HIGH = -0.25, 1.75  # of roots, for a and b in -127..127; Z's may be lower, and lie as far outside of the gamut at LOW
 STEPS = 65535
 ROOT_STEP = (HIGH - LOW) / STEPS
 A_STEPS, B_STEPS = np.float32(1 / 500 / ROOT_STEP), np.float32(-1 / 200 / ROOT_STEP)  # from y to x and z, of an a or b of 1
@@ -78,26 +76,18 @@ NEUTRAL = XYZ_FROM_RGB.sum(axis=1)  # of RGB (1, 1, 1): as the white, it makes e
 DARKEST, BRIGHTEST = np.float32(-0.5 / 255 / 12.92 * STEPS), np.float32(1.002 * STEPS)
 
 
-@cache
-def tables():
-    """By steps: the root of Y; the light of a root; the sRGB level (uint8) of light.
-    And R's, G's and B's share in Y by level (3, 256); X/Xn, Y, Z/Zn -> linear RGB (3, 3)."""
-    y, root = np.linspace(0, 1, STEPS + 1), np.linspace(LOW, HIGH, STEPS + 1)
-    root_of = np.where(y > BEND**3, np.cbrt(y), y / (3 * BEND**2) + 4 / 29)
-    light_of = np.where(root > BEND, root**3, 3 * BEND**2 * (root - 4 / 29))
-    level_of = np.searchsorted(_light_of_srgb((np.arange(255) + 0.5) / 255), y)
-    share = XYZ_FROM_RGB[1][:, None] * _light_of_srgb(np.arange(256) / 255)
-    return (
-        np.float32((root_of - LOW) / ROOT_STEP),
-        np.float32(light_of * STEPS),
-        level_of.astype(np.uint8),
-        np.float32(share * STEPS),
-        np.float32(np.linalg.inv(XYZ_FROM_RGB) * NEUTRAL),
-    )
-
-
 def _light_of_srgb(srgb):
     return np.where(srgb > 0.04045, ((srgb + 0.055) / 1.055) ** 2.4, srgb / 12.92)
+
+
+_light, _root = np.linspace(0, 1, STEPS + 1), np.linspace(LOW, HIGH, STEPS + 1)
+_root_of_light = np.where(_light > BEND**3, np.cbrt(_light), _light / (3 * BEND**2) + 4 / 29)
+_light_of_root = np.where(_root > BEND, _root**3, 3 * BEND**2 * (_root - 4 / 29))
+# By steps: the root of Y and the light of a root, in steps, and the sRGB level (uint8) of light.
+ROOT_OF, LIGHT_OF = np.float32((_root_of_light - LOW) / ROOT_STEP), np.float32(_light_of_root * STEPS)
+LEVEL_OF = np.searchsorted(_light_of_srgb((np.arange(255) + 0.5) / 255), _light).astype(np.uint8)
+SHARE = np.float32(XYZ_FROM_RGB[1][:, None] * _light_of_srgb(np.arange(256) / 255) * STEPS)  # R's, G's and B's in Y, by level
+RGB_FROM_XYZ = np.float32(np.linalg.inv(XYZ_FROM_RGB) * NEUTRAL)  # linear, of X/Xn, Y, Z/Zn
 
 
 def _take(table, steps):
@@ -113,9 +103,9 @@ def roots_of_lightness(lightness):
 def roots(pixels):
     """uint8 sRGB (h, w, C), gray (C 1 or 2) or color (C 3 or 4; the last of 2 and 4 is alpha) -> roots of Y and Y itself,
     both in steps, float32 (h, w)."""
-    root_of, _, _, share, _ = tables()
-    y = share.sum(axis=0).take(pixels[..., 0]) if pixels.shape[2] < 3 else sum(share[i].take(pixels[..., i]) for i in range(3))
-    return _take(root_of, y), y
+    gray = pixels.shape[2] < 3
+    y = SHARE.sum(axis=0).take(pixels[..., 0]) if gray else sum(SHARE[i].take(pixels[..., i]) for i in range(3))
+    return _take(ROOT_OF, y), y
 
 
 def lab_to_levels(y_root, a, b, y=None):
@@ -124,8 +114,7 @@ def lab_to_levels(y_root, a, b, y=None):
     Colors outside sRGB's gamut keep their lightness and hue and lose chroma until they fit. `y`: the light of `y_root`, if
     it is known already.
     """
-    _, light_of, level_of, _, _ = tables()
-    y = _take(light_of, y_root) if y is None else y
+    y = _take(LIGHT_OF, y_root) if y is None else y
     colored = (y_root < WHITE_ROOT) & (y_root > BLACK_ROOT)  # white and black stay what they are
     dx, dz = a * A_STEPS * colored, b * B_STEPS * colored
     linear = _linear(y_root, y, dx, dz)
@@ -133,15 +122,14 @@ def lab_to_levels(y_root, a, b, y=None):
         reduced = _fitted(*(values.take(places) for values in (y_root, y, dx, dz)))
         for plane, values in zip(linear, reduced):
             plane.put(places, values)
-    return [_take(level_of, plane) for plane in linear]
+    return [_take(LEVEL_OF, plane) for plane in linear]
 
 
 def _linear(y_root, y, dx, dz):
     """Roots and light of Y, distances of the roots of X and Z from it -> linear R, G, B, a list of three arrays."""
-    _, light_of, _, _, matrix = tables()
-    x, z = _take(light_of, y_root + dx), _take(light_of, y_root + dz)
+    x, z = _take(LIGHT_OF, y_root + dx), _take(LIGHT_OF, y_root + dz)
     # Not as a matrix product: BLAS would start threads of its own, against the network's.
-    return [m[0] * x + m[1] * y + m[2] * z for m in matrix]
+    return [m[0] * x + m[1] * y + m[2] * z for m in RGB_FROM_XYZ]
 
 
 def _within(linear, low, high):

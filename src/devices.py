@@ -50,7 +50,7 @@ def cluster():
     except (ValueError, TypeError, LookupError, AttributeError, RuntimeError) as error:
         raise InputError(
             f"{'TF_CONFIG' if told else 'Slurm'} does not tell which of several workers this is ({error}); see "
-            '"Several GPUs, several machines" in README.md'
+            '"Several machines" in docs/training.md'
         ) from error
     return {"cluster_spec": spec, "task_type": kind, "task_id": number}
 
@@ -116,13 +116,7 @@ def _wait_for_all(workers):
     """
     spec = workers["cluster_spec"]
     own = spec.task_address(workers["task_type"], workers["task_id"])
-    addresses = [
-        (host.strip("[]"), int(port))
-        for job in spec.jobs
-        for address in spec.job_tasks(job)
-        if address != own
-        for host, _, port in [address.rpartition(":")]
-    ]
+    others = [address for job in spec.jobs for address in spec.job_tasks(job) if address != own]
     both = socket.has_dualstack_ipv6()
     try:
         listening = socket.create_server(
@@ -134,10 +128,11 @@ def _wait_for_all(workers):
             "it? Choose another port, in TF_CONFIG on all workers"
         ) from error
     with listening:
-        for address in addresses:
+        for address in others:
+            host, _, port = address.rpartition(":")
             while True:
                 with contextlib.suppress(OSError):
-                    socket.create_connection(address, timeout=5).close()
+                    socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
                     break
                 time.sleep(0.2)
 

@@ -57,9 +57,7 @@ def _require_onnx():
 def to_saved_model(model, folder):
     """Writes a Model's generator as a SavedModel and runs it. Returns the largest difference from Model.colorize, 0 or 1."""
     archive = keras.export.ExportArchive()
-    archive.track(model.generator)
-    if model.averaged_generator:
-        archive.track(model.averaged_generator)
+    archive.track(model.inference_generator)
     archive.add_endpoint("serve", _graph(model))
     archive.write_out(str(folder), verbose=False)
     served = tf.saved_model.load(str(folder)).signatures["serving_default"]
@@ -79,8 +77,7 @@ def to_onnx(model, file):
 
 def _graph(model):
     """Model.colorize as a tf.function of operations that every runtime has."""
-    generators = [network for network in (model.generator, model.averaged_generator) if network]
-    for layer in [layer for network in generators for layer in network._flatten_layers(include_self=False)]:
+    for layer in model.inference_generator._flatten_layers(include_self=False):
         layer.matrix_products = False
     images = tf.TensorSpec((None, None, None, None), tf.uint8, name="images")
     normalize = networks.moving_statistics if model.config.normalization == "moving" else _batch_statistics

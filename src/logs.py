@@ -64,7 +64,7 @@ def _lines(path):
     columns, found, unreadable = ["epoch", "step"], [], 0
     for line in path.read_text(errors="replace").split("\n") if path.exists() else ():
         words = line.split()
-        if line.startswith("# epoch step"):
+        if words[:3] == ["#", "epoch", "step"] and not found:
             columns = words[1:]
         elif line:
             with contextlib.suppress(ValueError):

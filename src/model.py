@@ -343,11 +343,10 @@ class Model:
             if not (optimizer := self.optimizers.get(network.name)):
                 continue
             adam = getattr(optimizer, "inner_optimizer", optimizer)
-            trainable = [name for name, variable in variables.items() if variable.trainable]
-            order = {id(variable): i for i, variable in enumerate(network.trainable_variables)}
-            for name in trainable:
-                i = order[id(variables[name])]
-                found[f"{name}/Adam"], found[f"{name}/Adam_1"] = adam._momentums[i].value, adam._velocities[i].value
+            for name, variable in variables.items():
+                if variable.trainable:
+                    i = adam._get_variable_index(variable)
+                    found[f"{name}/Adam"], found[f"{name}/Adam_1"] = adam._momentums[i].value, adam._velocities[i].value
             found[f"{network.name}/iterations"] = adam.iterations.value
             if adam is not optimizer:
                 found[f"{network.name}/loss_scale"] = optimizer.dynamic_scale.value

@@ -174,13 +174,7 @@ OPTIONS = (
         TRAIN,
         "decay of a moving average of the generator's weights, for use instead of them (0.999 is usual); 0: none",
     ),
-    (
-        "start-from",
-        None,
-        path,
-        TRAIN,
-        "prefix of a checkpoint whose weights a new run starts from, such as checkpoints/places365/pretrained",
-    ),
+    ("start-from", None, path, TRAIN, "prefix of a checkpoint to start a new run from, e.g. checkpoints/places365/pretrained"),
     (
         "precision",
         {mode: "float32" if mode == "evaluate" else "auto" for mode in MODES},
@@ -206,23 +200,11 @@ OPTIONS = (
     ("averaged", True, boolean, PREDICT, "use the moving average of the generator's weights (--ema), if there is one"),
     ("calibrate", 0, count, EVALUATE, "training images from which to fill the normalization's moving statistics"),
     ("save-calibrated", False, boolean, EVALUATE, "save the calibrated networks as a checkpoint of ours"),
-    (
-        "save-generator",
-        None,
-        path,
-        EVALUATE,
-        "prefix of a small checkpoint to pass on: the generator alone, its kernels in 16 bits",
-    ),
+    ("save-generator", None, path, EVALUATE, "prefix of a small checkpoint to pass on: only the generator, kernels in 16 bits"),
     ("output", None, path, EVALUATE, "folder of the report; None: evaluation/<checkpoint's name> next to the checkpoint"),
     ("results", None, path, EVALUATE, "folder of another method's colorized test images, to measure instead of a checkpoint"),
     ("save-images", False, boolean, EVALUATE, "write every colorized test image into the report's folder, as PNG"),
-    (
-        "fid",
-        False,
-        boolean,
-        EVALUATE,
-        "also the Fréchet distance of Keras Inception-v3 features; slow, and fetches 90 MB of weights the first time",
-    ),
+    ("fid", False, boolean, EVALUATE, "also the Fréchet distance of Keras Inception-v3 features; slow; at first fetches 90 MB"),
     ("test-size", 100, positive_count, TURING, "trials of a person"),
     ("test-delay", 0.0, number(float, 0, 3600), TURING, "seconds to decide; 0: no limit"),
     ("ui", "auto", one_of("auto", "window", "web"), TURING, "a window, or a web page; auto: a window if there is a display"),
@@ -254,7 +236,6 @@ def parse(argv, mode, datasets):
     Returns: argparse.Namespace with `mode` and that mode's options; a drawn seed in place of 0.
     Exits with code 2 and one message on stderr on a wrong option or value.
     """
-    argv = _join_negative_numbers(argv)
     parser = Parser(
         prog=_program(),
         allow_abbrev=False,
@@ -264,6 +245,7 @@ def parse(argv, mode, datasets):
         description="Image colorization with generative adversarial networks (Nazeri et al. 2018).",
         epilog="True and False may be written 1 and 0 or yes and no; 1e4 is a valid count.",
     )
+    parser._negative_number_matcher = re.compile(r"-[\d.]")  # argparse's own takes -3e-4 for an option
     if mode is None:
         numbers = {digit: name for name, digit in MODES.items()}
         parser.add_argument(
@@ -293,17 +275,6 @@ def parse(argv, mode, datasets):
     return options
 
 
-def _join_negative_numbers(words):
-    """["--lr", "-1"] -> ["--lr=-1"], since argparse takes -1 for an option."""
-    joined = []
-    for word in words:
-        if joined and joined[-1].startswith("--") and re.match(r"-[\d.]", word):
-            joined[-1] += f"={word}"
-        else:
-            joined.append(word)
-    return joined
-
-
 def _program():
     return Path(sys.argv[0]).name or "main.py"
 
@@ -315,7 +286,6 @@ def _add_options(parser, mode, datasets):
             continue
         convert = one_of(*datasets) if name == "dataset" else convert
         default = default.get(mode) if isinstance(default, dict) else default
-        several = {"nargs": "+"} if name == "test-input" else {}
         required = mode in ("colorize", "export") and name in ("test-input", "test-output", "output")
         parser.add_argument(
             f"--{name}",
@@ -324,7 +294,7 @@ def _add_options(parser, mode, datasets):
             required=required,
             help=meaning,
             metavar=getattr(convert, "metavar", "PATH"),
-            **several,
+            nargs="+" if name == "test-input" else None,
         )
 
 

@@ -87,6 +87,11 @@ def test_command_lines_as_typed(line, expected):
     assert {name: options[name] for name in expected} == expected
 
 
+def test_files_whose_names_begin_like_negative_numbers():
+    options = parsed("--test-input -1.jpg a.jpg -.5.jpg --test-output -2", "colorize")
+    assert options.test_input == [Path("-1.jpg"), Path("a.jpg"), Path("-.5.jpg")] and options.test_output == Path("-2")
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_the_originals_color_space_can_be_told_to_every_mode(mode):
     more = {"colorize": " --test-input a --test-output b", "export": " --output c"}.get(mode, "")

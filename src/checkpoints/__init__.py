@@ -5,24 +5,6 @@ also hold `record`, a JSON text that tells how to build the networks again. Noth
 """
 
 from src.checkpoints.inference import load, load_for_inference, load_newest
-from src.checkpoints.reading import Checkpoint, Unreadable, describe, read, restore, shapes
+from src.checkpoints.reading import Unreadable, describe, read, restore, shapes
 from src.checkpoints.runs import RunFolder, candidates, first_readable
 from src.checkpoints.writing import check_prefix, save, save_generator
-
-__all__ = [
-    "Checkpoint",
-    "RunFolder",
-    "Unreadable",
-    "candidates",
-    "check_prefix",
-    "describe",
-    "first_readable",
-    "load",
-    "load_for_inference",
-    "load_newest",
-    "read",
-    "restore",
-    "save",
-    "save_generator",
-    "shapes",
-]

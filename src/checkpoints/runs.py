@@ -34,24 +34,23 @@ def first_readable(find, use):
 
     It looks again after each: a training that goes on in the folder drops old checkpoints and adds new ones.
     """
-    failed = {}
+    failed, last = [], None
     while prefixes := [prefix for prefix in find() if prefix not in failed]:
-        for prefix, error in failed.items():
-            if error and Path(f"{prefix}.index").exists():
-                print(f"WARNING: {error}; {prefixes[0].name} is tried", file=sys.stderr, flush=True)
-            failed[prefix] = None  # said
+        if failed and Path(f"{failed[-1]}.index").exists():
+            print(f"WARNING: {last}; {prefixes[0].name} is tried", file=sys.stderr, flush=True)
         try:
             return use(prefixes[0])
         except Unreadable as error:
-            failed[prefixes[0]] = error
-    if not failed:
-        return None
-    last = next(error for error in failed.values() if error)
-    if len(failed) == 1:
+            failed.append(prefixes[0])
+            last = error
+    if len(failed) > 1:
+        raise InputError(
+            f"{last}; none of the {len(failed)} checkpoints there can be read. "
+            "Another --checkpoints-path or --name starts afresh"
+        )
+    if last:
         raise last
-    raise InputError(
-        f"{last}; none of the {len(failed)} checkpoints there can be read. Another --checkpoints-path or --name starts afresh"
-    )
+    return None
 
 
 class RunFolder:

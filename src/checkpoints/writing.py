@@ -84,11 +84,8 @@ def save_generator(model, checkpoint, prefix, overwrite=False, calibrated=None):
         for name, variable in model.state().items()
         if not name.startswith("dis/")
     }
-    options = {
-        name: value
-        for name, value in checkpoint.record.get("options", {}).items()
-        if not name.endswith(("_path", "start_from"))
-    }
+    told = checkpoint.record.get("options", {})
+    options = {name: value for name, value in told.items() if not name.endswith(("_path", "start_from"))}
     Path(prefix).parent.mkdir(parents=True, exist_ok=True)
     config = dataclasses.replace(model.config, discriminator=None)
     record = {**checkpoint.record, "options": options} | ({"calibrated": calibrated} if calibrated else {})

@@ -21,7 +21,7 @@ def run(options):
     InputError, before anything is written, if there is nothing to do, or if a result would overwrite another one, an
     original or (without options.overwrite) a file that is older than its original; or if options.size is too large.
     """
-    plan, done, seconds, stopped = selection.Plan([]), 0, 0.0, 0
+    plan, start, stopped = selection.Plan([]), 0.0, 0
     with handled(_stop, signal.SIGTERM, signal.SIGINT):
         try:
             plan = selection.plan(options.test_input, options.test_output, options.overwrite)
@@ -30,16 +30,13 @@ def run(options):
 
                 model, batch_size = _open(options)
                 start = time.perf_counter()
-                done, stopped = batches.colorize(
-                    model, plan, batch_size, options.size or model.size, options.lightness == "network"
-                )
-                seconds = time.perf_counter() - start
+                batches.colorize(model, plan, batch_size, options.size or model.size, options.lightness == "network")
         except selection.Stopped as stop:
             stopped = stop.args[0]
-    print(plan.summary(done, seconds, stopped))
+    print(plan.summary(time.perf_counter() - start, stopped))
     if stopped:
         return 128 + stopped
-    return 1 if plan.failed or not done + plan.skipped else 0
+    return 1 if plan.failed or not plan.done + plan.skipped else 0
 
 
 def _open(options):

@@ -4,7 +4,7 @@ import os
 import threading
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from itertools import chain
 
 import numpy as np
@@ -17,21 +17,14 @@ from src.errors import InputError
 
 
 def colorize(model, plan, batch_size, size, network_lightness=False):
-    """Colorizes a Plan's jobs; failures are named and counted there. Returns how many were colorized, and the signal that
-    stopped it or 0.
+    """Colorizes a Plan's jobs, and counts there what became of them; failures are named. selection.Stopped, if a signal
+    ends it, comes when all threads are done.
 
     Only pictures of the network's size wait for their batch: originals are decoded a second time for the result, so that
     few are in memory, however many there are.
     """
-    work = _Work(model, plan, batch_size, size, network_lightness)
-    stopped = 0
-    try:
+    with closing(_Work(model, plan, batch_size, size, network_lightness)) as work:
         work.all()
-    except selection.Stopped as stop:
-        stopped = stop.args[0]
-    finally:
-        work.close()
-    return work.done, stopped
 
 
 class _Work:
@@ -39,7 +32,7 @@ class _Work:
 
     def __init__(self, model, plan, batch_size, size, network_lightness):
         self.model, self.plan, self.batch_size, self.size = model, plan, batch_size, size
-        self.network_lightness, self.budget, self.done = network_lightness, Budget(MAX_PIXELS), 0
+        self.network_lightness, self.budget = network_lightness, Budget(MAX_PIXELS)
         self.preparing, self.finishing, self.waiting = deque(), deque(), {}  # (source, future); shape -> Prepared pictures
         self.bar = tqdm(total=len(plan.jobs), unit="image", disable=None)  # None: none when redirected
         self.pool = ThreadPoolExecutor(min(16, os.cpu_count() or 1))
@@ -63,20 +56,18 @@ class _Work:
         """Yields results, oldest first, until at most `limit` futures are left; counts and names failures."""
         while len(futures) > limit:
             source, future = futures[0]
-            try:
-                result = future.result()
-            except images.ImageError as error:
-                futures.popleft()
+            error = future.exception()  # waits; a signal that comes meanwhile leaves it to `close`
+            futures.popleft()
+            if isinstance(error, images.ImageError):
                 self.plan.failure(source, error)
                 self.bar.update()
             else:
-                futures.popleft()
-                yield result
+                yield future.result()
 
     def predict(self, batch):
         luma = np.concatenate([prepared.windows for prepared in batch])[..., None]
-        lab = [self.model.predict_lab(luma[i : i + self.batch_size]) for i in range(0, len(luma), self.batch_size)]
-        lab = np.concatenate(lab) if len(lab) > 1 else lab[0]  # float32 (n,h,w,3)
+        parts = [luma[i : i + self.batch_size] for i in range(0, len(luma), self.batch_size)]
+        lab = np.concatenate([self.model.predict_lab(part) for part in parts])  # float32 (n,h,w,3)
         if not np.isfinite(lab).all():
             raise InputError("the network's output is not finite: its training went astray; take an earlier checkpoint")
         for prepared, one in zip(batch, np.split(lab, len(batch))):
@@ -86,7 +77,7 @@ class _Work:
 
     def collect(self, limit):
         for left_out in self.settle(self.finishing, limit):
-            self.done += 1
+            self.plan.done += 1
             self.bar.update()
             if left_out:
                 selection.say(left_out)

@@ -9,6 +9,8 @@ import struct
 import zlib
 from io import BytesIO
 
+from PIL.TiffImagePlugin import COMPRESSION_INFO
+
 from src import files
 from src.data import containers, images, tiff
 
@@ -24,15 +26,6 @@ TIFF_SILENT = (
     *(*tiff.PIXEL_TAGS, *tiff.OFFSETS, *tiff.COUNTS, tiff.EXIF, tiff.PROFILE, tiff.GPS),
     *(254, 255, 263, 264, 265, 274, 280, 281, 288, 289, 290, 291, 297, 301, 318, 319, 330, 333, 334, 336, 340, 341, 342),
 )
-TIFF_COMPRESSIONS = {
-    1: None,
-    5: "tiff_lzw",
-    8: "tiff_adobe_deflate",
-    32773: "packbits",
-    32946: "tiff_adobe_deflate",
-    34925: "lzma",
-    50000: "zstd",
-}  # those without loss
 THUMBNAILS = re.compile(rb"<(xmp|xap):Thumbnails\b.*?</\1:Thumbnails>", re.DOTALL)
 MAKER_NOTE, SEGMENT = 37500, 65533  # bytes that a JPEG's segment holds
 
@@ -52,12 +45,12 @@ def save(path, image, file):
             left_out.append("EXIF (unreadable)")
     with files.atomic_write(path) as part:
         if file.format == "WEBP":
-            given = {"exif": exif, "xmp": xmp, "icc_profile": file.profile}
-            images.encode(part, image, "WEBP", lossless=contents.lossless, **{key: v for key, v in given.items() if v})
+            images.encode(part, image, "WEBP", lossless=contents.lossless, exif=exif, xmp=xmp, icc_profile=file.profile)
         elif file.format == "BMP":
             images.encode(part, image, "BMP", **({"dpi": file.dpi} if min(file.dpi) > 0 else {}))
         elif file.format == "TIFF":
-            compression = TIFF_COMPRESSIONS.get(tiff.number(contents.tags, tiff.COMPRESSION, 1), "tiff_lzw")
+            before = tiff.number(contents.tags, tiff.COMPRESSION, 1)
+            compression = COMPRESSION_INFO[before] if before in tiff.BYTEWISE else "tiff_lzw"
             images.encode(part, image, "TIFF", compression=compression)
             with open(part, "r+b") as result:
                 _add_tags(result, file, image.size, turned, left_out)

@@ -6,15 +6,12 @@ import sys
 from tqdm import tqdm
 
 from src import files
-from src.data import images
+from src.data import containers, images
 from src.data.walk import walk
 from src.errors import InputError
 
 LITTER = ("thumbs.db", "desktop.ini")  # what desktops leave behind: named, but not counted; the walk leaves out hidden files
-SUFFIXES = (
-    *".jpg .jpeg .jpe .png .webp .bmp .tif .tiff .gif .heic .heif .avif .jxl .jp2 .psd".split(),
-    *".dng .cr2 .cr3 .nef .arw .raf .orf".split(),
-)
+NOT_READ = ".gif .heic .heif .avif .jxl .jp2 .psd .dng .cr2 .cr3 .nef .arw .raf .orf".split()  # pictures all the same
 
 
 class Stopped(KeyboardInterrupt):
@@ -22,23 +19,24 @@ class Stopped(KeyboardInterrupt):
 
 
 class Plan:
-    """`jobs`: list of (source, target); and the counts `skipped` (results that are there), `failed` and `no_pictures`."""
+    """`jobs`: list of (source, target); and the counts `done`, `skipped` (results that were there), `failed`, `no_pictures`."""
 
     def __init__(self, jobs, skipped=0, failed=0):
-        self.jobs, self.skipped, self.failed, self.no_pictures = jobs, skipped, failed, 0
+        self.jobs, self.done, self.skipped, self.failed, self.no_pictures = jobs, 0, skipped, failed, 0
 
     def failure(self, source, error):
         """Names a file that gave no result, and counts it: as failed if its content or its name is a picture's."""
         litter = source.name.startswith(".") or source.name.lower() in LITTER
-        no_picture = isinstance(error, images.NoImageError) and source.suffix.lower() not in SUFFIXES
+        named_so = source.suffix.lower() in (*images.SUFFIXES, *NOT_READ)
+        no_picture = isinstance(error.__cause__, containers.NoImage) and not named_so
         say(f"note: {error}" if litter or no_picture else str(error))
         self.failed += not litter and not no_picture
         self.no_pictures += not litter and no_picture
 
-    def summary(self, done, seconds, stopped):
+    def summary(self, seconds, stopped):
         """One line for people: what became of all files. `stopped`: the signal that ended it, or 0."""
-        rate = f" in {seconds:.1f} s: {done / seconds:.2f} images/s" if done else ""
-        parts = [f"{counted(done, 'image')} colorized{rate}"]
+        rate = f" in {seconds:.1f} s: {self.done / seconds:.2f} images/s" if self.done else ""
+        parts = [f"{counted(self.done, 'image')} colorized{rate}"]
         parts += [f"{self.skipped} already there"] * bool(self.skipped)
         parts += [f"{counted(self.failed, 'file')} failed"] * bool(self.failed)
         parts += [f"{counted(self.no_pictures, 'file')} that are no pictures"] * bool(self.no_pictures)

@@ -14,7 +14,7 @@ from io import BytesIO
 from src.data import tiff
 
 MAX_SEGMENTS, MAX_METADATA, MAX_PROFILE, MAX_SCANS = 10_000, 1 << 26, 1 << 24, 100
-SPARE = 1 << 26  # bytes that compressed pixels may take, beside 8 for each pixel
+SPARE = 1 << 26  # bytes that compressed pixels may take, beside 8 for each pixel (9 in PNG; TIFF: see tiff.pieces)
 EXIF, XMP, EXTENDED_XMP = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0", b"http://ns.adobe.com/xmp/extension/\0"
 PHOTOSHOP, ICC, MULTI = b"Photoshop 3.0\0", b"ICC_PROFILE\0", b"MPF\0"
 PNG_TEXTS = {b"tEXt": re.compile(rb"[^\0]+\0"), b"zTXt": re.compile(rb"[^\0]+\0\0"), b"iTXt": re.compile(rb"[^\0]+\0[\0\1]\0")}
@@ -116,7 +116,7 @@ def _jpeg(file, max_pixels):
             continue
         size += len(data)
         if size > MAX_METADATA:
-            contents.left_out = ["metadata over 64 MB"]
+            contents.left_out.append("metadata over 64 MB")
         elif data.startswith(EXIF):
             exif.append(data[len(EXIF) :])
         elif data.startswith(XMP):

@@ -9,8 +9,6 @@ from src.data.base import InFiles
 from src.data.walk import walk
 from src.errors import InputError
 
-SUFFIXES = (b".jpg", b".jpeg", b".jpe", b".jfif", b".png", b".webp", b".bmp", b".dib", b".tif", b".tiff")
-
 
 class Folder(InFiles):
     """The image files below a folder, of all of images.FORMATS: those with a suffix of theirs, and those with another
@@ -55,10 +53,11 @@ def _share(file):
 
 
 def _is_picture(top, file):
-    if file.lower().endswith(SUFFIXES):
+    name = os.fsdecode(file)
+    if name.lower().endswith(images.SUFFIXES):
         return True
     try:
-        with images.opened(os.path.join(top, os.fsdecode(file)), max_pixels=2**62):
+        with images.opened(os.path.join(top, name), max_pixels=2**62):
             return True
     except images.ImageError:
         return False

@@ -22,29 +22,18 @@ from src import files
 from src.data import containers, tiff
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")  # no other decoder of Pillow's ever sees a stranger's bytes
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".tif", ".tiff")  # theirs
 MAX_PLAIN = 1 << 23  # bytes of a JPEG that is read at once
 SCAN = re.compile(b"\xff\xda")  # a JPEG's marker; re finds it three times as fast as bytes.count
 TURNS_OR_CONVERTS = re.compile(rb"Exif\0|ICC_PROFILE\0|http://ns\.adobe\.com/xap")  # what a JPEG's pixels may need
-UPRIGHT = {
-    2: "FLIP_LEFT_RIGHT",
-    3: "ROTATE_180",
-    4: "FLIP_TOP_BOTTOM",
-    5: "TRANSPOSE",
-    6: "ROTATE_270",
-    7: "TRANSVERSE",
-    8: "ROTATE_90",
-}  # what undoes an orientation
 # Who reads pixels has no use for warnings, and every read has a size limit of its own. Pillow's error for pictures of twice
 # the size of which it warns stays, as a second limit.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 class ImageError(ValueError):
-    """A file that is no usable image; the message begins with its path and says why."""
-
-
-class NoImageError(ImageError):
-    """A file that is no image at all, or of a format that is not read."""
+    """A file that is no usable image; the message begins with its path and says why. Its cause is containers.NoImage if it
+    is no image at all, or of a format that is not read."""
 
 
 class ImageFile:
@@ -96,8 +85,9 @@ class ImageFile:
         if alpha:
             color.putalpha(alpha)
         color.info = {}
-        turn = UPRIGHT.get(self.contents.orientation)
-        return color.transpose(Image.Transpose[turn]) if turn else color
+        color.getexif()[tiff.ORIENTATION] = self.contents.orientation
+        ImageOps.exif_transpose(color, in_place=True)
+        return color
 
     def _to_srgb(self, image):
         """L, RGB or CMYK -> L or RGB in sRGB; sets `profile` and `converted`."""
@@ -217,12 +207,11 @@ def opened(file, max_pixels):
     except ImageError:
         raise
     except Exception as error:
-        kind = NoImageError if isinstance(error, containers.NoImage) else ImageError
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         if isinstance(error, UnidentifiedImageError):
             reason = "not a readable JPEG, PNG, WebP, BMP or TIFF image"
         name = getattr(file, "name", "image") if hasattr(file, "read") else file
-        raise kind(f"{name}: {reason.splitlines()[0]}") from error
+        raise ImageError(f"{name}: {reason.splitlines()[0]}") from error
 
 
 def _regular(path, **parameters):

@@ -78,7 +78,7 @@ def _read(file, order, at):
 
 def swapped(kind, value):
     """A value of a type with the bytes of its numbers in the other order."""
-    return np.frombuffer(value, f">u{SWAPS.get(kind, SIZES[kind])}").astype(f"<u{SWAPS.get(kind, SIZES[kind])}").tobytes()
+    return np.frombuffer(value, f"u{SWAPS.get(kind, SIZES[kind])}").byteswap().tobytes()
 
 
 def numbers(directory, tag, default=()):
@@ -101,7 +101,7 @@ def entry(kind, *values):
     return kind, len(values), struct.pack(f"<{len(values)}{ {3: 'H', 4: 'I'}[kind] }", *values)
 
 
-def written(directory, at, following=0):
+def written(directory, at):
     """A directory as bytes that are to lie at offset `at` of a little-endian file, its values behind it."""
     table, values = [], b""
     end = at + 2 + 12 * len(directory) + 4
@@ -112,7 +112,7 @@ def written(directory, at, following=0):
             place = struct.pack("<I", end + len(values))
             values += value + b"\0" * (len(value) % 2)
         table.append(struct.pack("<HHI", tag, kind, count) + place)
-    return struct.pack("<H", len(table)) + b"".join(table) + struct.pack("<I", following) + values
+    return struct.pack("<H", len(table)) + b"".join(table) + bytes(4) + values
 
 
 def pieces(file, directory):
@@ -167,22 +167,19 @@ def samples(file, order, directory):
         raise ValueError("its compression and samples do not go together here; save it without compression")
     bits, width, height = max(bits), number(directory, WIDTH, 0), number(directory, HEIGHT, 0)
     which, places = pieces(file, directory)
-    planar = number(directory, PLANAR, 1) == 2 and channels > 1
-    w, h = (
-        (number(directory, TILE_WIDTH, 0), number(directory, TILE_HEIGHT, 0))
-        if which
-        else (width, min(height, number(directory, ROWS_PER_STRIP, height)))
-    )
+    planes, inner = (channels, 1) if number(directory, PLANAR, 1) == 2 else (1, channels)
+    w, h = width, min(height, number(directory, ROWS_PER_STRIP, height))
+    if which:
+        w, h = number(directory, TILE_WIDTH, 0), number(directory, TILE_HEIGHT, 0)
     if not w or not h:
         raise ValueError("its strips or tiles have no size")
     across, down = -(-width // w), -(-height // h)
-    if len(places) < across * down * (channels if planar else 1):
+    if len(places) < across * down * planes:
         raise ValueError("strips or tiles are missing")
-    inner = 1 if planar else channels
     row_bytes = -(-w * inner * bits // 8)
     result = np.empty((height, width, channels), np.uint16)
     group = max(1, (1 << 21) // (row_bytes * h * across))  # rows of strips or tiles that are decoded at one time
-    for plane in range(channels if planar else 1):
+    for plane in range(planes):
         for first in range(0, down, group):
             last = min(first + group, down)
             top, bottom = first * h, min(last * h, height)
@@ -199,7 +196,7 @@ def samples(file, order, directory):
             if number(directory, PREDICTOR, 1) == 2:
                 values = np.cumsum(values, axis=2, dtype=np.uint16) & ((1 << bits) - 1)
             values = values.reshape(bottom - top, across * w, inner)[:, :width]
-            result[top:bottom, :, plane : plane + 1 if planar else None] = values
+            result[top:bottom, :, plane : plane + inner] = values
     return result
 
 

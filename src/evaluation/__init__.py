@@ -210,11 +210,7 @@ class Measured:
                 self._add(
                     *(array[-new:] for array in arrays[:2]),
                     {key: value.numpy()[-new:] for key, value in found.items()},
-                    {
-                        protocol: output.numpy()[-new:]
-                        for protocol, output in pictures.items()
-                        if protocol == "metrics" or self.features
-                    },
+                    {protocol: output.numpy()[-new:] for protocol, output in pictures.items()},
                 )
 
     def _read(self, batch_size, given, bar):

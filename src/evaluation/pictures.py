@@ -4,17 +4,14 @@ import os
 from collections import Counter
 from pathlib import Path
 
-from src.data import folder as folders
 from src.data import images
 from src.data.walk import walk
 from src.errors import InputError
 
-SUFFIXES = tuple(map(os.fsdecode, folders.SUFFIXES))
-
 
 def _without_suffix(name):
     stem, suffix = os.path.splitext(name)
-    return stem if suffix.lower() in SUFFIXES else name
+    return stem if suffix.lower() in images.SUFFIXES else name
 
 
 def _relative(name):
@@ -33,7 +30,7 @@ class Results:
         self.folder, self.paths, self.missing, self.refused = Path(folder), {}, [], {}
         if not self.folder.is_dir():
             raise InputError(f"--results {folder}: no such folder")
-        files = sorted(self.folder / name for name in map(os.fsdecode, walk(folder)) if name.lower().endswith(SUFFIXES))
+        files = sorted(self.folder / name for name in map(os.fsdecode, walk(folder)) if name.lower().endswith(images.SUFFIXES))
         by_key = {}
         for path in files:
             name = str(path.relative_to(self.folder))

@@ -115,15 +115,8 @@ def write(folder, results, shown, values, names, record, run_folder):
         part.write_text(json.dumps(results, indent=1, allow_nan=False) + "\n")
     with files.atomic_write(folder / "per_image.csv") as part, open(part, "w", newline="", errors="surrogateescape") as file:
         writer = csv.writer(file)
-        writer.writerow(
-            [
-                "image",
-                *(
-                    name if protocol == "metrics" else f"{protocol.removeprefix('metrics_')}/{name}"
-                    for protocol, name in values
-                ),
-            ]
-        )
+        titles = [name if protocol == "metrics" else f"{protocol.removeprefix('metrics_')}/{name}" for protocol, name in values]
+        writer.writerow(["image", *titles])
         writer.writerows(
             [name, *("" if math.isnan(value) else f"{value:.6g}" for value in row)]
             for name, row in zip(names, zip(*values.values()))
@@ -236,13 +229,9 @@ def _curves(run_folder, window):
         return "<p class=dim>The checkpoint's folder holds no logs.</p>"
     with tempfile.TemporaryDirectory() as temporary:
         path = Path(temporary) / "curves.png"
-        try:
-            logs.draw(run_folder, window, path)
-        except ValueError as error:  # a line cut short by a crash
-            return f"<p class=dim>The logs cannot be read: {escape(str(error))}</p>"
-        with Image.open(path) as picture:
-            source = _embedded(np.asarray(picture.convert("RGB")), "png")
-    return f"<div class=wide><img class=curves alt='learning curves' src='{source}'></div>"
+        logs.draw(run_folder, window, path)
+        source = base64.b64encode(path.read_bytes()).decode()
+    return f"<div class=wide><img class=curves alt='learning curves' src='data:image/png;base64,{source}'></div>"
 
 
 def _embedded(pixels, kind):

@@ -4,14 +4,3 @@ from src.networks.architectures import ARCHITECTURES, NetworkConfig, suited
 from src.networks.discriminator import Discriminator
 from src.networks.generator import Generator, dropout
 from src.networks.normalization import batch_statistics, moving_statistics
-
-__all__ = [
-    "ARCHITECTURES",
-    "Discriminator",
-    "Generator",
-    "NetworkConfig",
-    "batch_statistics",
-    "dropout",
-    "moving_statistics",
-    "suited",
-]

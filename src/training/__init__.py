@@ -183,13 +183,11 @@ def _loop(options, model, dataset, tests, folder, state, record):
 
 def _batches(model, dataset, options, state, unusable, signals):
     """Training batches from the state's images on, each replica's part on its device, until the run is done or stopped."""
-    batches = iter(
-        model.strategy.distribute_datasets_from_function(
-            lambda context: pipeline.training_batches(
-                dataset, options.batch_size, options.seed, state.images_seen, unusable, context
-            )
-        )
-    )
+
+    def of_worker(context):
+        return pipeline.training_batches(dataset, options.batch_size, options.seed, state.images_seen, unusable, context)
+
+    batches = iter(model.strategy.distribute_datasets_from_function(of_worker))
     try:
         while not (state.done or signals.stop(state.step)):
             yield next(batches)

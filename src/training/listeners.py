@@ -246,16 +246,12 @@ class Saving(Listener):
 
     def save(self, state):
         model, folder = self.run.model, self.run.folder
-        broken = [
-            name
-            for name, variable in model.state().items()
-            if variable.dtype.is_floating and not tf.reduce_all(tf.math.is_finite(variable))
-        ]
-        if broken:
-            raise InputError(
-                f"iteration {state.step}: the training has diverged, {broken[0]} is not finite, and is not saved. "
-                + AGAINST_DIVERGING
-            )
+        for name, variable in model.state().items():
+            if variable.dtype.is_floating and not tf.reduce_all(tf.math.is_finite(variable)):
+                raise InputError(
+                    f"iteration {state.step}: the training has diverged, {name} is not finite, and is not saved. "
+                    + AGAINST_DIVERGING
+                )
         with as_input_error(
             f"{folder.path}: iteration {state.step} could not be saved",
             "; the checkpoints before it are whole. Make room, and the same command goes on from the newest",

@@ -57,13 +57,8 @@ def start_from(model, prefix):
     if checkpoint.original and "color_space" not in checkpoint.record:
         told["color_space"] = ours["color_space"]  # it cannot tell
     _check_same(prefix, told, alike, "Give its options")
-    checkpoints.restore(
-        model,
-        prefix,
-        training=False,
-        averaged=checkpoint.averaged,
-        networks=None if checkpoint.config.discriminator else ["gen"],
-    )
+    networks = None if checkpoint.config.discriminator else ["gen"]
+    checkpoints.restore(model, prefix, training=False, averaged=checkpoint.averaged, networks=networks)
     if model.averaged_generator:
         model.restart_average()
     print(

@@ -22,7 +22,7 @@ class Signals(contextlib.ExitStack):
         self.strategy, self.received = strategy, None
 
     def stop(self, step):
-        """Whether to stop before iteration `step`."""
+        """Whether to stop after iteration `step`."""
         if not devices.several_workers(self.strategy):
             return bool(self.received)
         if step % self.EVERY == 0 and int(devices.total(self.strategy, int(bool(self.received)))):

@@ -35,15 +35,13 @@ class _Ended(Exception):
 class Server(ThreadingHTTPServer):
     """Listens from its making on; answers once `ask` has given it the trials. InputError when the port is taken."""
 
-    daemon_threads = True
     request_queue_size = 128  # many people may arrive in the same moment
 
     def __init__(self, port):
         try:
             super().__init__(("127.0.0.1", port), Handler)
-        except (OSError, OverflowError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise InputError(f"--port {port}: {reason}; give another one, or 0 for any free port") from error
+        except OSError as error:
+            raise InputError(f"--port {port}: {error.strerror}; give another one, or 0 for any free port") from error
         self.lock = threading.Lock()
         self.shown = {}  # person -> (trial, time.monotonic() when its pair appeared)
         self.waiting = {}  # connection -> time.monotonic() of its opening or last reply; threads only set and pop

@@ -569,7 +569,9 @@ from memory import peak
 from test_colorization import StandIn
 from src.colorization import batches, selection
 before = peak()
-assert batches.colorize(StandIn(), selection.Plan([tuple(map(Path, sys.argv[1:]))]), 1, 256) == (1, 0)
+plan = selection.Plan([tuple(map(Path, sys.argv[1:]))])
+batches.colorize(StandIn(), plan, 1, 256)
+assert plan.done == 1
 print("KB", peak() - before)
 """
 
