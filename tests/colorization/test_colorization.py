@@ -309,7 +309,7 @@ def test_files_that_are_no_pictures_are_no_failure(tmp_path, go, capsys):
     out, err = capsys.readouterr()
     assert "1 image colorized" in out and "2 files that are no pictures" in out and err.count("note: ") == 2
     assert go(*inputs[1:]) == 1
-    for name in ("photo.heic", "photo.GIF", "photo.jpg"):
+    for name in ("photo.heic", "photo.GIF", "photo.jpg", "photo.jfif", "photo.DIB"):
         (tmp_path / name).write_bytes(b"other")
         assert go(tmp_path / "a.png", tmp_path / name) == 1
 

@@ -1,4 +1,4 @@
-"""src/images.py against Pillow's own pixels, hand-made files and broken ones."""
+"""src/data/images.py against Pillow's own pixels, hand-made files and broken ones."""
 
 import io
 import struct

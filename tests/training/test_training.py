@@ -232,10 +232,12 @@ def test_unreadable_lines_of_a_log_are_dropped_and_said(copied, cli, uncompiled)
     log = copied / "demo" / "log_train.dat"
     log.write_bytes(
         log.read_bytes() + b"1 1 \xff 2 3 4 5 6 7\n1 1 a word 3 4 5 6 7\n1 x 1 2 3 4 5 6 7\n1 2 3\n\xe9\n"
-        b"1 1 1 2 3 4 5 6 7\n1 2 3"
+        b"# epoch step lossD\n1 1 1 2 3 4 5 6 7\n1 2 3"  # another log, joined
     )
-    result = cli("train.py", *TINY, "--checkpoints-path", copied, "--epochs", 2, "--sample", 0, "--validate", 0)
-    assert result.code == 0 and f"{log}: unreadable lines, 6 of 8, are dropped" in result.stdout, result.stderr
+    result = cli(
+        "train.py", *TINY, "--checkpoints-path", copied, "--epochs", 2, "--sample", 0, "--validate", 0, "--visualize", 1
+    )
+    assert result.code == 0 and f"{log}: unreadable lines, 7 of 9, are dropped" in result.stdout, result.stderr
     assert logs.read(copied / "demo", "train")["step"].tolist() == [2, 1, 4]
 
 
