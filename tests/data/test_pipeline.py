@@ -2,7 +2,10 @@
 
 import os
 import shutil
+import subprocess
+import sys
 
+import forks
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -209,3 +212,19 @@ def test_full_batches(parts, size, expected):
     found = list(full_batches(([part, 10 * part] for part in rows), size))
     assert [(list(indices), new) for (indices, _), new in found] == expected
     assert all((values == 10 * indices).all() for (indices, values), _ in found)
+
+
+LEFT_OPEN = """
+import sys
+from src.data import open_dataset, pipeline
+
+batches = iter(pipeline.training_batches(open_dataset("folder", sys.argv[1], "train"), 16, 1))
+next(batches)
+"""
+
+
+def test_python_ends_while_batches_are_being_read(tmp_path):
+    for i in range(20):
+        Image.fromarray(np.random.default_rng(i).integers(0, 256, (256, 256, 3), np.uint8)).save(tmp_path / f"{i}.jpg")
+    program = [sys.executable, "-c", LEFT_OPEN, tmp_path]
+    assert subprocess.run(program, env={**os.environ, **forks.PATH}, timeout=60).returncode == 0
