@@ -26,12 +26,12 @@ def test_closed_streams_do_not_end_a_run(tmp_path):
     """Closed ones matter from the interpreter's start on; a pipe whose reader goes away does not."""
     line = ["train.py", *SMALL, "--epochs", "1", "--sample", "0", "--checkpoints-path"]
     words = " ".join([*line, str(tmp_path / "closed")])
+    environment = {**os.environ, **small_demo.WITH_SHALLOW_NETWORKS}
     closed = subprocess.Popen(
         ["bash", "-c", f"{sys.executable} -uc 'import sys, forks; forks.run(sys.argv[1:])' {words} <&- >&- 2>&-"],
         cwd=ROOT,
-        env={**os.environ, **forks.PATH, **small_demo.WITH_SHALLOW_NETWORKS},
+        env={**environment, **forks.PATH},
     )
-    environment = {**os.environ, **small_demo.WITH_SHALLOW_NETWORKS}
     gone = forks.Program([*line, tmp_path / "gone"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     os.read(gone.stdout.fileno(), 1)
     gone.stdout.close()
