@@ -72,26 +72,26 @@ class Unusable:
         """`function`, with what it raises kept in `failure`."""
 
         def call(*arguments):
-            calls[threading.get_ident()] = None
+            _calls[threading.get_ident()] = None
             try:
                 return function(*arguments)
             except Exception as error:
                 self.failure = error
                 raise
             finally:
-                calls[threading.get_ident()] = time.monotonic()
+                _calls[threading.get_ident()] = time.monotonic()
 
         return call
 
 
-calls = {}  # of Python by a thread of TensorFlow's: when its last one ended; None: it is under way
+_calls = {}  # of Python by a thread of TensorFlow's: when its last one ended; None: it is under way
 
 
 @atexit.register
 def _wait_for_calls():
     """A call that comes when Python ends is never served, and TensorFlow would wait for it for ever. Nobody takes batches any
     more, so the buffers are soon full, and no further call comes."""
-    while any(ended is None or time.monotonic() - ended < 0.1 for ended in list(calls.values())):
+    while any(ended is None or time.monotonic() - ended < 0.1 for ended in list(_calls.values())):
         time.sleep(0.01)
 
 
