@@ -27,6 +27,10 @@ class Dataset:
         """size: pixels to which the images are scaled and cropped; default: the dataset's own."""
         raise NotImplementedError
 
+    def read_into(self, index, out):
+        """d[index], in `out` or in memory of its own. out: uint8 (size, size, 3), whose pixels may be overwritten."""
+        return self[index]
+
     def name(self, index):
         """An image's name, for people."""
         raise NotImplementedError
@@ -107,8 +111,12 @@ class InFiles(Dataset):
         return len(self.ends)
 
     def __getitem__(self, index):
+        return self.read_into(index, None)
+
+    def read_into(self, index, out):
+        path = os.path.join(self.folder, self.name(index))
         try:
-            return images.fit(images.read_rgb(os.path.join(self.folder, self.name(index)), at_least=self.size), self.size)
+            return images.fit(images.read_rgb(path, at_least=self.size, out=out), self.size)
         except images.ImageError as error:
             if os.path.isdir(self.folder):
                 raise

@@ -221,7 +221,7 @@ def _regular(path, **parameters):
     return open(path, "rb", **parameters)
 
 
-def read_rgb(file, max_pixels=50_000_000, at_least=None):
+def read_rgb(file, max_pixels=50_000_000, at_least=None, out=None):
     """Any image file (path or binary file) -> uint8 (H,W,3) sRGB, upright, perhaps read-only; transparency is dropped.
 
     Of a file with several pictures the first. Thread-safe. ImageError if it is no usable image, or if its header
@@ -229,8 +229,9 @@ def read_rgb(file, max_pixels=50_000_000, at_least=None):
 
     at_least: pixels that suffice for the shorter side. A JPEG is then decoded at a half, a quarter or an eighth of its size, if
         that is as large.
+    out: uint8 (h,w,3), contiguous. A plain JPEG that comes to this size is decoded into it, and it is what is returned.
     """
-    pixels = _plain_jpeg(file, max_pixels, at_least)
+    pixels = _plain_jpeg(file, max_pixels, at_least, out)
     if pixels is not None:
         return pixels
     with opened(file, max_pixels) as image:
@@ -238,7 +239,7 @@ def read_rgb(file, max_pixels=50_000_000, at_least=None):
         return np.asarray(picture if picture.mode == "RGB" else picture.convert("RGB"))
 
 
-def _plain_jpeg(path, max_pixels, at_least):
+def _plain_jpeg(path, max_pixels, at_least, out=None):
     """The file of a JPEG of one scan, without EXIF, XMP and color profile, which needs no more than decoding -> uint8 (H,W,3)
     RGB; else None. The arguments are those of `read_rgb`.
 
@@ -259,7 +260,10 @@ def _plain_jpeg(path, max_pixels, at_least):
             return None
         suffices = min(height, width) // at_least if at_least else 1
         part = next((part for part in (8, 4, 2) if part <= suffices), 1)  # as Pillow's draft chooses
-        return simplejpeg.decode_jpeg(data, "RGB", min_height=-(-height // part), min_width=-(-width // part))  # strict
+        height, width = -(-height // part), -(-width // part)
+        out = out if out is not None and out.shape[:2] == (height, width) else None
+        pixels = simplejpeg.decode_jpeg(data, "RGB", min_height=height, min_width=width, buffer=out)  # strict
+        return pixels if out is None else out
     except Exception:
         return None  # what is wrong, and whether something can be read nevertheless, is for the others to say
 

@@ -4,6 +4,7 @@ import atexit
 import os
 import threading
 import time
+import weakref
 
 import numpy as np
 
@@ -95,20 +96,32 @@ def _wait_for_calls():
         time.sleep(0.01)
 
 
-def read(dataset, index, unusable):
-    """dataset[index]; None if that file cannot be used, which `unusable` then names. Every read of an image that is not
-    in a batch of this module goes this way: a file that could be read before may be gone."""
+def read(dataset, index, unusable, out=None):
+    """dataset[index], or, with `out`, dataset.read_into; None if that file cannot be used, which `unusable` then names. Every read
+    of an image that is not in a batch of this module goes this way: a file that could be read before may be gone."""
     try:
-        return dataset[index]
+        return dataset[index] if out is None else dataset.read_into(index, out)
     except ImageError as error:
         unusable.add(dataset.name(index), error)
 
 
-def _aligned(shape):
-    """An uninitialized uint8 array that begins at a multiple of 64 bytes: TensorFlow takes it as it is, and copies others."""
-    length = int(np.prod(shape))
-    memory = np.empty(length + 63, np.uint8)
-    return memory[-memory.ctypes.data % 64 :][:length].reshape(shape)
+class _Batches:
+    """Uninitialized uint8 arrays of one shape, in memory that is used again once nobody has an array in it: fresh memory costs
+    more than all of Python's work on an image."""
+
+    def __init__(self, shape):
+        self.shape, self.free = shape, []
+
+    def take(self):
+        memory = self.free.pop() if self.free else self._aligned()
+        array = memory[:]
+        weakref.finalize(array, self.free.append, memory).atexit = False
+        return array
+
+    def _aligned(self):
+        """Memory from a multiple of 64 bytes on: TensorFlow takes it as it is, and copies others."""
+        memory = np.empty(int(np.prod(self.shape)) + 63, np.uint8)
+        return memory[-memory.ctypes.data % 64 :][: int(np.prod(self.shape))].reshape(self.shape)
 
 
 def training_batches(dataset, batch_size, seed, start=0, unusable=None, context=None):
@@ -127,12 +140,13 @@ def training_batches(dataset, batch_size, seed, start=0, unusable=None, context=
     local = context.num_replicas_in_sync // context.num_input_pipelines  # replicas of each worker
     n, part = len(dataset), batch_size // context.num_replicas_in_sync
     unusable = Unusable() if unusable is None else unusable
+    memory = _Batches((part, dataset.size, dataset.size, 3))
 
-    def usable(index, position):
+    def usable(index, position, out):
         draw = None
         for _ in range(1000):
             name = dataset.name(index)
-            if name not in unusable and (image := read(dataset, index, unusable)) is not None:
+            if name not in unusable and (image := read(dataset, index, unusable, out)) is not None:
                 if not is_gray(image):
                     return image
                 unusable.add(name, "no color")
@@ -144,8 +158,12 @@ def training_batches(dataset, batch_size, seed, start=0, unusable=None, context=
         )
 
     def load(indices, positions):
-        found = [usable(index, position) for index, position in zip(indices, positions)]
-        return np.stack(found, out=_aligned((part, dataset.size, dataset.size, 3)))
+        batch = memory.take()
+        for index, position, out in zip(indices, positions, batch):
+            image = usable(index, position, out)
+            if image is not out:
+                out[...] = image
+        return batch
 
     def batch(element):
         number = element // local  # of the batch
@@ -157,7 +175,7 @@ def training_batches(dataset, batch_size, seed, start=0, unusable=None, context=
         seeds = tf.stack([tf.fill([part], tf.constant(seed, tf.int64)), epochs, tf.zeros_like(epochs)], 1)
         indices = tf.raw_ops.RandomIndexShuffle(index=positions % n, seed=seeds, max_index=n - 1, rounds=4)
         pixels = tf.numpy_function(unusable.keep(load), [indices, positions], tf.uint8)
-        return tf.ensure_shape(pixels, (part, dataset.size, dataset.size, 3))
+        return tf.ensure_shape(pixels, memory.shape)
 
     elements = tf.data.Dataset.range(np.iinfo(np.int64).max)
     return elements.map(batch, tf.data.AUTOTUNE, deterministic=True).prefetch(2)

@@ -12,6 +12,7 @@ import tensorflow as tf
 from PIL import Image
 
 from src.data import open_dataset
+from src.data.base import Dataset
 from src.data.images import ImageError
 from src.data.pipeline import Unusable, full_batches, read, test_batches, training_batches
 from src.errors import InputError
@@ -19,7 +20,7 @@ from src.errors import InputError
 test_batches.__test__ = False  # for pytest
 
 
-class Numbered:
+class Numbered(Dataset):
     """Images that say which one they are: that is their red and blue."""
 
     size = 4
@@ -100,6 +101,17 @@ def test_unusable_files_are_replaced_and_named_once(tmp_path):
     resumed = indices(training_batches(source, 5, seed=3, start=15, unusable=again), 5)
     np.testing.assert_array_equal(resumed, order[3:])
     assert len(log.read_text().splitlines()) == 3
+
+
+def test_files_of_every_kind_come_into_batches_as_they_are(tmp_path):
+    rng = np.random.default_rng(0)
+    for name, size in (("a.jpg", (32, 32)), ("b.jpg", (32, 40)), ("c.jpg", (64, 64)), ("d.png", (32, 32)), ("e.jpg", (20, 20))):
+        Image.fromarray(rng.integers(0, 256, (*size, 3), np.uint8)).save(tmp_path / name)
+    (tmp_path / "f.jpg").write_bytes((tmp_path / "a.jpg").read_bytes()[:-300])  # its first rows are there
+    dataset = open_dataset("folder", tmp_path, "train", size=32, test_share=0)
+    expected = {dataset[i].tobytes() for i in range(5)}
+    batches = [batch.numpy() for batch in training_batches(dataset, 3, seed=1).take(20)]
+    assert {image.tobytes() for batch in batches for image in batch} == expected
 
 
 def test_testing_keeps_file_order_and_gray_images():

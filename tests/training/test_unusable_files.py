@@ -157,15 +157,15 @@ def test_test_images_that_cannot_be_read_do_not_end_a_run(folder, tmp_path, smal
 
 @pytest.mark.slow
 def test_a_folder_that_is_away_for_a_moment_is_told_and_the_run_goes_on(folder, tmp_path, small_networks, monkeypatch):
-    def away(self, index, getitem=places365.Places365.__getitem__):
+    def away(self, index, out, read_into=places365.Places365.read_into):
         if len(seen) > 20 and folder.exists():
             folder.rename(tmp_path / "away")
         seen.append(index)
-        return getitem(self, index)
+        return read_into(self, index, out)
 
     seen, line = [], ("--max-unusable", "50", "--validate", "0", "--sample", "0", "--save-interval", "1")
     with monkeypatch.context() as patch:
-        patch.setattr(places365.Places365, "__getitem__", away)
+        patch.setattr(places365.Places365, "read_into", away)
         result = train_on(folder, tmp_path / "out", *line, "--epochs", "2")
     refused(result, str(folder))
     (tmp_path / "away").rename(folder)
