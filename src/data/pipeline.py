@@ -97,8 +97,9 @@ def _wait_for_calls():
 
 
 def read(dataset, index, unusable, out=None):
-    """dataset[index], or, with `out`, dataset.read_into; None if that file cannot be used, which `unusable` then names. Every read
-    of an image that is not in a batch of this module goes this way: a file that could be read before may be gone."""
+    """dataset[index] or, with `out`, dataset.read_into(index, out); None if that file cannot be used, which `unusable` then
+    names. Every read of an image that is not in a batch of this module goes this way: a file that could be read before may be
+    gone."""
     try:
         return dataset[index] if out is None else dataset.read_into(index, out)
     except ImageError as error:
