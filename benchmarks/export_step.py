@@ -57,16 +57,18 @@ def read(arguments=None):
 
 
 def prepared(options):
-    """The Model that train.py makes of these options, for one device and XLA."""
+    """The Model that train.py makes of these options, --start-from included, for one device and XLA."""
     from src import devices  # only now, so that --help and a wrong option answer without waiting for TensorFlow
     from src.model import Model
-    from src.training import SETTINGS, network_config
+    from src.training import SETTINGS, network_config, resuming
 
     devices.select([])
     dataset = DATASETS[options.dataset]
     config = network_config(options, dataset.network, options.image_size or dataset.size)
     model = Model(config, devices.precision(options.precision), jit=True, seed=options.seed)
     model.prepare_training(**{name: getattr(options, name) for name in SETTINGS})
+    if options.start_from:
+        resuming.start_from(model, options.start_from)
     return model
 
 

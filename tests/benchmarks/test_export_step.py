@@ -113,7 +113,7 @@ def test_a_folder_that_cannot_be_written(tmp_path):
 
 
 def test_an_export_is_of_the_run_that_the_options_describe(exported, tmp_path):
-    """--ema, --gray-range and --image-size reach the program, and what is trained with it becomes a checkpoint."""
+    """--ema, --gray-range and --image-size reach the program; what is trained with it becomes a checkpoint, and that a start."""
     folder, state, meta, _ = exported
     images = np.load(folder / "images.npy")
     assert meta["size"] == 16 and images.shape[1:] == (16, 16, 3) and images.dtype == np.uint8 and len(images) == 80
@@ -128,3 +128,7 @@ def test_an_export_is_of_the_run_that_the_options_describe(exported, tmp_path):
     model, checkpoint = checkpoints.load(tmp_path / "checkpoints" / "trained")
     assert (model.config.gray_range, model.config.image_size, checkpoint.averaged) == (255, 16, True)
     np.testing.assert_array_equal(model.state()["gen/conv0/kernel"], trained["gen/conv0/kernel" + AVERAGE])
+    _, options = export_step.read([str(tmp_path), *OPTIONS.split(), "--start-from", str(tmp_path / "checkpoints" / "trained")])
+    started = export_step.prepared(options).state()
+    np.testing.assert_array_equal(started["gen/conv0/kernel"], trained["gen/conv0/kernel" + AVERAGE])
+    np.testing.assert_array_equal(started["gen/conv0/kernel" + AVERAGE], trained["gen/conv0/kernel" + AVERAGE])
