@@ -57,6 +57,16 @@ def decode_lab(output, color_space):
     return rgb_to_lab((output + 1) / 2) if color_space == "rgb" else (output + LAB_OFFSET) * LAB_SCALE
 
 
+def spread(lab, factor):
+    """CIELAB (N, H, W, 3) -> the same with a and b moved away from their mean over each image, by `factor`. A generator that
+    is unsure paints less color than there is; what it knows best is where there is more or less of it."""
+    if factor == 1:
+        return lab
+    colors = lab[..., 1:]
+    mean = tf.reduce_mean(colors, (1, 2), keepdims=True)
+    return tf.concat([lab[..., :1], mean + factor * (colors - mean)], -1)
+
+
 def to_uint8(rgb):
     """sRGB float (..., 3) in 0..1 -> uint8, rounded."""
     return tf.cast(tf.round(rgb * 255), tf.uint8)

@@ -261,6 +261,10 @@ class Model:
         """The networks' range (..., 3) -> CIELAB."""
         return color.decode_lab(output, self.config.color_space)
 
+    def _inferred(self, output):
+        """What the generator gives -> CIELAB as at inference."""
+        return color.spread(self.to_lab(output), self.config.color_contrast)
+
     @property
     def inference_generator(self):
         return self.averaged_generator or self.generator
@@ -271,7 +275,7 @@ class Model:
 
     def _generate(self, luma, normalize=None):
         gray = luma * (self.config.gray_range / 255)
-        return self.to_lab(self.inference_generator(gray, normalize=normalize or self.inference_statistics))
+        return self._inferred(self.inference_generator(gray, normalize=normalize or self.inference_statistics))
 
     def predict_lab(self, luma):
         """Luma (N, H, W, 1) in 0..255, H and W multiples of `stride` -> CIELAB float32 (N, H, W, 3) as a numpy array."""
@@ -311,7 +315,8 @@ class Model:
     def evaluate(self, images, label_smoothing=False, l1_weight=100.0):
         """Colorizes RGB uint8 (N, H, W, 3) as at inference, H and W multiples of `stride`.
 
-        Returns: CIELAB output (N, H, W, 3), and a dict of every loss (N,): without a discriminator only lossG_l1.
+        Returns: CIELAB output (N, H, W, 3), and a dict of every loss (N,): without a discriminator only lossG_l1. The losses
+            are of what the generator gives, before --color-contrast.
         """
         _check("images", images, "uint8", (3,), self.stride)
         return self._compiled_evaluate(images, label_smoothing, l1_weight)
@@ -320,10 +325,10 @@ class Model:
         gray, target = self.inputs(images)
         fake = self.inference_generator(gray, normalize=self.inference_statistics)
         if self.discriminator is None:
-            return self.to_lab(fake), {"lossG_l1": l1_weight * losses.l1_loss(target, fake)}
+            return self._inferred(fake), {"lossG_l1": l1_weight * losses.l1_loss(target, fake)}
         real_logits = self.discriminator(gray, target, normalize=self.inference_statistics)
         fake_logits = self.discriminator(gray, fake, normalize=self.inference_statistics)
-        return self.to_lab(fake), {
+        return self._inferred(fake), {
             **losses.discriminator_loss(real_logits, fake_logits, label_smoothing),
             **losses.generator_loss(fake_logits, target, fake, l1_weight),
         }

@@ -150,6 +150,13 @@ OPTIONS = (
         "batch normalization when not training: with the averages that training kept (moving), or with those of each batch, as "
         "the original does, which mixes the colors of neighbours (batch); None: what the checkpoint was made for",
     ),
+    (
+        "color-contrast",
+        None,
+        positive,
+        PREDICT,
+        "spread a and b by this factor about each image's mean, 1: leave them; None: what the checkpoint was made for",
+    ),
     ("epochs", 30, positive_count, TRAIN, "passes over the training images"),
     ("lr", 3e-4, positive, TRAIN, "learning rate of both networks"),
     ("dis-lr-factor", 1.0, positive, TRAIN, "the discriminator's learning rate, times --lr"),

@@ -212,6 +212,19 @@ def test_an_images_colors_do_not_depend_on_its_batch():
         np.testing.assert_array_equal(model.colorize(images), model.colorize(images))  # no dropout
 
 
+def test_color_contrast_spreads_colors_about_each_images_mean():
+    images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
+    plain, bold = (Model(NetworkConfig("cifar10", filters=4, color_contrast=factor), seed=1) for factor in (1.0, 1.5))
+    luma = color.luma(images).numpy()
+    lab, bolder = plain.predict_lab(luma), bold.predict_lab(luma)
+    mean = lab[..., 1:].mean((1, 2), keepdims=True)
+    np.testing.assert_allclose(bolder[..., 1:], mean + 1.5 * (lab[..., 1:] - mean), atol=1e-4)
+    np.testing.assert_array_equal(bolder[..., 0], lab[..., 0])
+    evaluated, losses = bold.evaluate(images)
+    np.testing.assert_allclose(evaluated, bolder, atol=1e-3)
+    np.testing.assert_allclose(losses["lossG_l1"], plain.evaluate(images)[1]["lossG_l1"], rtol=1e-6)  # the generator's own
+
+
 def test_the_learning_rate_decays():
     model = Model(NetworkConfig("cifar10", filters=2))
     model.prepare_training(lr=3e-4, lr_decay_rate=0.1, lr_decay_steps=1e4)

@@ -82,7 +82,7 @@ def load_for_inference(options, dataset=None):
         print("Only training uses several workers: this process works alone, on everything.", flush=True)
     if len(options.gpu_ids) > 1:
         print("Only training uses several devices: this takes one.", flush=True)
-    changes = {name: getattr(options, name, None) for name in ("color_space", "normalization", "image_size")}
+    changes = {name: getattr(options, name, None) for name in ("color_space", "normalization", "color_contrast", "image_size")}
     model, checkpoint = load_newest(
         options.checkpoints_path,
         (options.name, options.dataset),

@@ -58,6 +58,7 @@ def run(options):
             "step": checkpoint and checkpoint.step,
             "color_space": model and model.config.color_space,
             "normalization": model and model.config.normalization,
+            "color_contrast": model and model.config.color_contrast,
             **means,
             "intervals": intervals,
             "image_size": tests.size,

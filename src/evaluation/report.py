@@ -91,9 +91,10 @@ def describe(results):
     count = f"{results['dataset']}: {results['images']:,} test image{'s' * (results['images'] != 1)} with color"
     if results["results"]:
         return f"{count}; pictures of {results['results']['folder']}"
+    contrast = f", color contrast {results['color_contrast']:g}" * (results["color_contrast"] != 1)
     return (
         f"{count}; {Path(results['checkpoint']).name}, step {results['step']:,}, {results['color_space']}, "
-        f"{results['normalization']} statistics"
+        f"{results['normalization']} statistics{contrast}"
     )
 
 

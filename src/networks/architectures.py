@@ -60,6 +60,7 @@ class NetworkConfig:
     image_size: int = 0  # pixels, of the images that it is trained on; 0: the architecture's
     discriminator: str | None = "deep"  # a key of the architecture's discriminators; None: there is none to evaluate with
     normalization: str = "moving"  # statistics at inference; "batch": colors depend on the neighbours in the batch
+    color_contrast: float = 1.0  # at inference: a and b are spread by it about each image's mean
 
     def __post_init__(self):
         architecture = self.architecture
@@ -132,6 +133,8 @@ class NetworkConfig:
             and values.get("color_space", "lab") in ("lab", "rgb")
             and values["gray_range"] in (1, 255)
             and values["normalization"] in ("moving", "batch")
+            and type(values.get("color_contrast", 1.0)) in (int, float)
+            and 0 < values.get("color_contrast", 1.0) < 100
             and values["discriminator"] in (None, *architecture.discriminators)
         ):
             raise ValueError("it does not describe networks of ours")

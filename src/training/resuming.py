@@ -14,7 +14,7 @@ from src.errors import InputError
 def identity(config, dataset_name, dataset):
     """What, changed, would make another experiment of a run: dict of name -> value. All else may change when it goes on."""
     fixed = dataclasses.asdict(config)
-    del fixed["normalization"], fixed["discriminator"]
+    del fixed["normalization"], fixed["discriminator"], fixed["color_contrast"]
     return {"dataset": dataset_name, "images": dataset.fingerprint(), **fixed}
 
 

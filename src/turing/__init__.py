@@ -66,6 +66,7 @@ def _prepare(options, known):
         "checkpoint": checkpoint.prefix.name,
         "step": checkpoint.step,
         "normalization": model.config.normalization,
+        "color_contrast": model.config.color_contrast,
         "images": hashlib.sha256(originals).hexdigest(),
     }
     print(f"colorizing {len(names)} images (seed {test['seed']})", flush=True)
@@ -129,7 +130,7 @@ def _continue_or_begin(folder, test, pairs):
 def _known_test(folder):
     """What turing.json says of the test in this folder; None if it does not."""
     try:
-        test = json.loads((folder / "turing.json").read_bytes())["test"]
+        test = {"color_contrast": 1.0, **json.loads((folder / "turing.json").read_bytes())["test"]}  # which was not written
         return test if type(test["seed"]) is int and test["seed"] > 0 else None
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return None

@@ -113,7 +113,7 @@ def test_a_folder_that_cannot_be_written(tmp_path):
 
 
 def test_an_export_is_of_the_run_that_the_options_describe(exported, tmp_path):
-    """--ema, --gray-range and --image-size reach the program; what is trained with it becomes a checkpoint, and that a start."""
+    """--ema, --gray-range and --image-size reach the program; what it trains becomes a checkpoint, and that a start."""
     folder, state, meta, _ = exported
     images = np.load(folder / "images.npy")
     assert meta["size"] == 16 and images.shape[1:] == (16, 16, 3) and images.dtype == np.uint8 and len(images) == 80

@@ -198,6 +198,28 @@ def test_a_generator_to_pass_on(tiny_checkpoint, tmp_path, cli):
     assert opened(tmp_path, "demo")[1].prefix.name == "CGAN_demo-2" and prefix.with_name("pretrained.index").exists()
 
 
+def test_a_color_contrast_goes_with_a_checkpoint_and_can_be_changed(tiny_checkpoint, tmp_path, cli):
+    bold, photo = tmp_path / "demo" / "pretrained", tmp_path / "photo.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 32, 3), np.uint8)).save(photo)
+    evaluate = ("test-eval.py", "--dataset", "demo", "--checkpoints-path", tiny_checkpoint, "--color-contrast", "3")
+    result = cli(*evaluate, "--save-generator", bold)
+    assert result.code == 0 and "color contrast 3" in result.stdout, result.stderr
+    assert checkpoints.describe(bold).config.color_contrast == 3
+
+    def colorized(folder, *options):
+        out = tmp_path / "out"
+        line = ("--dataset", "demo", "--checkpoints-path", folder, "--test-input", photo, "--test-output", out, *options)
+        assert cli("colorize.py", *line, "--overwrite", "True").code == 0
+        return np.asarray(Image.open(out / "photo.png"))
+
+    plain, colors = colorized(tmp_path, "--color-contrast", "1"), colorized(tmp_path)
+    assert abs(plain.astype(int) - colorized(tiny_checkpoint)).max() <= 1  # kernels in 16 bits
+    assert (colors != plain).any()
+    np.testing.assert_array_equal(colorized(tmp_path, "--color-contrast", "3"), colors)
+    refused = cli(*evaluate[:-1], "0")
+    assert refused.code == 2 and "--color-contrast" in refused.stderr
+
+
 def test_the_generator_that_comes_with_the_repository(tmp_path, cli):
     """In a fresh clone one command colorizes a gray photograph."""
     shutil.copytree(
@@ -419,6 +441,8 @@ def test_reading_beside_a_training_that_prunes(tmp_path, cli, monkeypatch):
         {"color_space": "hsv"},
         {"gray_range": 0},
         {"normalization": None},
+        {"color_contrast": "2"},
+        {"color_contrast": float("nan")},
         {"discriminator": "none"},
         {"options": 5},
         [1],
