@@ -1,4 +1,5 @@
-"""Convolutional layers that compute small, wide maps by matrix products, where a CPU's convolution routines are slow.
+"""Convolutional layers that compute by matrix products what a CPU's convolution routines are slow at: small, wide maps, and
+the kernel's gradient between large maps.
 
 A "same" convolution connects a large map (N, H, H, C) with a small one (N, h, h, C'), H = h * stride; a transposed one goes
 back. Each of the kernel's k * k taps connects some pixels of the one with some of the other, and is one matrix product:
@@ -23,6 +24,7 @@ from src.backend import keras, tf
 
 SMALL = 8  # pixels, the side of the larger map; above, the routines are faster
 WIDE = 128  # channels of the narrower map; below, the products are over before they have begun
+LARGE = 1 << 20  # values of an image's larger map, from which on the routine for the kernel's gradient leaves the cache
 
 
 def _by_taps(x, kernel, stride, transposed=False):
@@ -64,6 +66,67 @@ def _flat(x):
     return tf.reshape(x, (-1, x.shape[-1]))
 
 
+def _kernel_gradient(large, small):
+    """The kernel's gradient, (4, 4, C, C'), of a "same" convolution with stride 2 between maps (N, 2h, 2h, C) and (N, h, h, C'),
+    of which one is its argument, and the other its result's gradient.
+
+    Image by image: in a frame of one pixel the large map is (h + 1)^2 blocks of 2x2 pixels. Small pixel (y, x) sees the blocks
+    (y, x) to (y + 1, x + 1), each of which meets a quarter of the taps. So there are four products, one for the pixels of each,
+    and each in two halves, for a block's two rows: (2C, pixels) x (pixels, C'). With a column and a row of zeros behind the
+    small map, a block's neighbour is the same number of pixels further on everywhere.
+    """
+    side, channels, width = small.shape[1] + 1, large.shape[3], small.shape[3]
+
+    def add(i, total):
+        rows = tf.reshape(tf.pad(large[i], [(1, 1), (1, 1), (0, 0)]), (side, 2, side, 2 * channels))
+        halves = [_flat(rows[:, 0]), _flat(rows[:, 1])]
+        pixels = _flat(tf.pad(small[i], [(0, 1), (0, 1), (0, 0)]))
+        products = [
+            tf.matmul(half[away:], pixels[: side * side - away], transpose_a=True)
+            for away in (0, 1, side, side + 1)  # from a small pixel's first block to the one it is multiplied with
+            for half in halves
+        ]
+        return i + 1, total + tf.cast(tf.stack(products), tf.float32)
+
+    total = tf.zeros((8, 2 * channels, width))
+    # One after the other, for the memory.
+    _, total = tf.while_loop(lambda i, _: i < tf.shape(small)[0], add, (0, total), parallel_iterations=1)
+    taps = tf.transpose(tf.reshape(total, (2, 2, 2, 2, channels, width)), (0, 2, 1, 3, 4, 5))
+    return tf.cast(tf.reshape(taps, (4, 4, channels, width)), large.dtype)
+
+
+@tf.custom_gradient
+def _halve(x, kernel):
+    """A convolution with stride 2."""
+
+    def gradient(dy):
+        return tf.nn.conv2d_transpose(dy, kernel, tf.shape(x), 2), _kernel_gradient(x, dy)
+
+    return tf.nn.conv2d(x, kernel, 2, "SAME"), gradient
+
+
+@tf.custom_gradient
+def _double(x, kernel):
+    """A transposed one."""
+
+    def gradient(dy):
+        return tf.nn.conv2d(dy, kernel, 2, "SAME"), _kernel_gradient(dy, x)
+
+    return keras.ops.conv_transpose(x, kernel, 2, "same"), gradient
+
+
+def _suits_blocks(x, kernel, stride, larger_side):
+    """Whether the kernel's gradient is faster by products, and is what `_kernel_gradient` computes."""
+    return (
+        x.shape[1] == x.shape[2]
+        and larger_side
+        and larger_side % 2 == 0
+        and (kernel.shape[0], stride) == (4, 2)
+        and larger_side**2 * kernel.shape[2] >= LARGE
+        and min(kernel.shape[2:]) >= WIDE // 2
+    )
+
+
 def _suits_products(x, kernel, stride, larger_side):
     """Whether maps are square and small, as they are in training, the channels many, and no pixel is left out by all taps."""
     return (
@@ -87,6 +150,8 @@ class Convolution(keras.layers.Conv2D):
         kernel, bias, stride = tf.convert_to_tensor(self.kernel), tf.convert_to_tensor(self.bias), self.strides[0]
         if not self.deterministic and _suits_products(x, kernel, stride, x.shape[1]):
             return _add_bias(_by_taps(x, kernel, stride), bias)
+        if _suits_blocks(x, kernel, stride, x.shape[1]):
+            return _add_bias(_halve(x, kernel), bias)
         return _add_bias(tf.nn.conv2d(x, kernel, stride, "SAME"), bias)
 
     def of_parts(self, parts):
@@ -109,4 +174,6 @@ class TransposedConvolution(keras.layers.Conv2DTranspose):
         kernel, bias, stride = tf.convert_to_tensor(self.kernel), tf.convert_to_tensor(self.bias), self.strides[0]
         if not self.deterministic and _suits_products(x, kernel, stride, x.shape[1] and x.shape[1] * stride):
             return _add_bias(_by_taps(x, kernel, stride, transposed=True), bias)
+        if _suits_blocks(x, kernel, stride, x.shape[1] and x.shape[1] * stride):
+            return _add_bias(_double(x, kernel), bias)
         return _add_bias(keras.ops.conv_transpose(x, kernel, stride, "same"), bias)

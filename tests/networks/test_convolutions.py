@@ -26,8 +26,9 @@ from src.networks.convolutions import Convolution, TransposedConvolution
     ],
 )
 def test_convolutions_matrix_products_are_keras_own(ours, keras_own, side, stride, kernel_size, monkeypatch):
-    """Forward and in every gradient; on a map of unknown size as well."""
+    """Forward and in every gradient; on a map of unknown size as well. Sides of 16 are above SMALL, and here they are LARGE."""
     monkeypatch.setattr(convolutions, "WIDE", 5)
+    monkeypatch.setattr(convolutions, "LARGE", 16 * 16 * 5)
     x = tf.constant(np.random.default_rng(0).normal(size=(3, side, side, 5)), tf.float32)
     layers, found = [make(6, kernel_size, stride, "same") for make in (ours, keras_own)], []
     layers[0].matrix_products = True
