@@ -67,8 +67,8 @@ def _flat(x):
 
 
 def _kernel_gradient(large, small):
-    """The kernel's gradient, (4, 4, C, C'), of a "same" convolution with stride 2 between maps (N, 2h, 2h, C) and (N, h, h, C'),
-    of which one is its argument, and the other its result's gradient.
+    """The kernel's gradient, (4, 4, C, C'), of a "same" convolution with stride 2 between (N, 2h, 2h, C) and (N, h, h, C').
+    One of these maps is what it convolves, the other its result's gradient.
 
     Image by image: in a frame of one pixel the large map is (h + 1)^2 blocks of 2x2 pixels. Small pixel (y, x) sees the blocks
     (y, x) to (y + 1, x + 1), each of which meets a quarter of the taps. So there are four products, one for the pixels of each,
