@@ -153,9 +153,10 @@ OPTIONS = (
     (
         "color-contrast",
         None,
-        positive,
+        number(float, 0, 10, above=True),
         PREDICT,
-        "spread a and b by this factor about each image's mean, 1: leave them; None: what the checkpoint was made for",
+        "spread a and b by this factor about their mean in what the network sees of an image; 1: leave them, None: what the "
+        "checkpoint was made for",
     ),
     ("epochs", 30, positive_count, TRAIN, "passes over the training images"),
     ("lr", 3e-4, positive, TRAIN, "learning rate of both networks"),

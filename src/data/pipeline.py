@@ -163,6 +163,11 @@ def training_batches(dataset, batch_size, seed, start=0, unusable=None, context=
         for index, position, out in zip(indices, positions, batch):
             image = usable(index, position, out)
             if image is not out:
+                if image.shape != out.shape or image.dtype != np.uint8:  # which NumPy would stretch, and round off
+                    raise InputError(
+                        f"{dataset.name(index)} is {image.dtype} {image.shape}, and has to be uint8 {out.shape}; "
+                        "images.fit scales and crops"
+                    )
                 out[...] = image
         return batch
 

@@ -60,9 +60,11 @@ class NetworkConfig:
     image_size: int = 0  # pixels, of the images that it is trained on; 0: the architecture's
     discriminator: str | None = "deep"  # a key of the architecture's discriminators; None: there is none to evaluate with
     normalization: str = "moving"  # statistics at inference; "batch": colors depend on the neighbours in the batch
-    color_contrast: float = 1.0  # at inference: a and b are spread by it about each image's mean
+    color_contrast: float = 1.0  # at inference a and b are spread by it about their mean in each image; up to 10
 
     def __post_init__(self):
+        if not self._bounded(self.color_contrast):
+            raise InputError(f"--color-contrast {self.color_contrast}: takes numbers above 0, up to 10")
         architecture = self.architecture
         if not self.image_size:
             object.__setattr__(self, "image_size", architecture.size)
@@ -71,6 +73,10 @@ class NetworkConfig:
                 f"--image-size {self.image_size}: the networks for {self.network} take multiples of "
                 f"{architecture.stride} pixels"
             )
+
+    @staticmethod
+    def _bounded(contrast):
+        return type(contrast) in (int, float) and 0 < contrast <= 10
 
     @property
     def architecture(self):
@@ -133,8 +139,7 @@ class NetworkConfig:
             and values.get("color_space", "lab") in ("lab", "rgb")
             and values["gray_range"] in (1, 255)
             and values["normalization"] in ("moving", "batch")
-            and type(values.get("color_contrast", 1.0)) in (int, float)
-            and 0 < values.get("color_contrast", 1.0) < 100
+            and cls._bounded(values.get("color_contrast", 1.0))
             and values["discriminator"] in (None, *architecture.discriminators)
         ):
             raise ValueError("it does not describe networks of ours")

@@ -201,10 +201,10 @@ def test_a_generator_to_pass_on(tiny_checkpoint, tmp_path, cli):
 def test_a_color_contrast_goes_with_a_checkpoint_and_can_be_changed(tiny_checkpoint, tmp_path, cli):
     bold, photo = tmp_path / "demo" / "pretrained", tmp_path / "photo.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 32, 3), np.uint8)).save(photo)
-    evaluate = ("test-eval.py", "--dataset", "demo", "--checkpoints-path", tiny_checkpoint, "--color-contrast", "3")
+    evaluate = ("test-eval.py", "--dataset", "demo", "--checkpoints-path", tiny_checkpoint, "--color-contrast", "10")
     result = cli(*evaluate, "--save-generator", bold)
-    assert result.code == 0 and "color contrast 3" in result.stdout, result.stderr
-    assert checkpoints.describe(bold).config.color_contrast == 3
+    assert result.code == 0 and "color contrast 10" in result.stdout, result.stderr
+    assert checkpoints.describe(bold).config.color_contrast == 10
 
     def colorized(folder, *options):
         out = tmp_path / "out"
@@ -215,9 +215,12 @@ def test_a_color_contrast_goes_with_a_checkpoint_and_can_be_changed(tiny_checkpo
     plain, colors = colorized(tmp_path, "--color-contrast", "1"), colorized(tmp_path)
     assert abs(plain.astype(int) - colorized(tiny_checkpoint)).max() <= 1  # kernels in 16 bits
     assert (colors != plain).any()
-    np.testing.assert_array_equal(colorized(tmp_path, "--color-contrast", "3"), colors)
-    refused = cli(*evaluate[:-1], "0")
-    assert refused.code == 2 and "--color-contrast" in refused.stderr
+    np.testing.assert_array_equal(colorized(tmp_path, "--color-contrast", "10"), colors)
+    for bad in ("0", "10.1"):
+        refused = cli(*evaluate[:-1], bad)
+        assert refused.code == 2 and f"--color-contrast: '{bad}'" in refused.stderr, refused.stderr
+    with pytest.raises(InputError, match="--color-contrast 11"):
+        checkpoints.load(bold, color_contrast=11.0)
 
 
 def test_the_generator_that_comes_with_the_repository(tmp_path, cli):
@@ -442,6 +445,7 @@ def test_reading_beside_a_training_that_prunes(tmp_path, cli, monkeypatch):
         {"gray_range": 0},
         {"normalization": None},
         {"color_contrast": "2"},
+        {"color_contrast": 11},
         {"color_contrast": float("nan")},
         {"discriminator": "none"},
         {"options": 5},

@@ -114,6 +114,15 @@ def test_files_of_every_kind_come_into_batches_as_they_are(tmp_path):
     assert {image.tobytes() for batch in batches for image in batch} == expected
 
 
+@pytest.mark.parametrize("image", [np.zeros((1, 4, 3), np.uint8), np.linspace(0, 1, 48).reshape(4, 4, 3)])
+def test_a_datasets_images_of_another_shape_or_type_are_refused(image, monkeypatch):
+    monkeypatch.setattr(Numbered, "__getitem__", lambda self, index: image + np.arange(3, dtype=image.dtype))
+    unusable = Unusable()
+    with pytest.raises(tf.errors.OpError):
+        next(iter(training_batches(Numbered(10), 4, seed=3, unusable=unusable)))
+    assert isinstance(unusable.failure, InputError) and "has to be uint8 (4, 4, 3)" in str(unusable.failure)
+
+
 def test_testing_keeps_file_order_and_gray_images():
     unusable = Unusable()
     batches = list(test_batches(Numbered(11, broken=(1, 8, 9), gray=(3,)), 4, unusable))
