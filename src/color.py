@@ -58,8 +58,8 @@ def decode_lab(output, color_space):
 
 
 def spread(lab, factor):
-    """CIELAB (N, H, W, 3) -> the same with a and b moved away from their mean over each of the N, by `factor`. A generator
-    that is unsure paints less color than there is; what it knows best is where there is more or less of it."""
+    """CIELAB (N, H, W, 3) -> the same with a and b moved away from their mean over each of the N, by `factor`: for a
+    generator that is unsure, and paints too little color."""
     if factor == 1:
         return lab
     colors = lab[..., 1:]

@@ -51,11 +51,7 @@ class InMemory(Dataset):
         self.folder, self.broken = Path(folder), {}  # name -> images.ImageError, whose images are black
         self.images, self.names = self.load(self.folder, split, download)
         for image, name in zip(self.images, self.names):
-            if image.shape != (self.size, self.size, 3) or image.dtype != np.uint8:
-                raise InputError(
-                    f"{type(self).__name__}: {name} is {image.dtype} {image.shape}, and has to be uint8 "
-                    f"{(self.size, self.size, 3)}; images.fit scales and crops"
-                )
+            check(image, name, self)
         self.images = np.asarray(self.images, np.uint8).reshape(-1, self.size, self.size, 3)
         if split == "train":
             colored = [name in self.broken or not images.is_gray(image) for image, name in zip(self.images, self.names)]
@@ -137,6 +133,16 @@ class InFiles(Dataset):
 
     def fingerprint(self):
         return f"{len(self)} images, CRC {zlib.crc32(self.listing):08x}"
+
+
+def check(image, name, dataset):
+    """InputError unless an image of a dataset is uint8 (size, size, 3): NumPy would stretch it, or cut off its values."""
+    expected = (dataset.size, dataset.size, 3)
+    if image.shape != expected or image.dtype != np.uint8:
+        raise InputError(
+            f"{type(dataset).__name__}: {name} is {image.dtype} {image.shape}, and has to be uint8 {expected}; images.fit "
+            "scales and crops"
+        )
 
 
 def for_now(error):

@@ -99,7 +99,7 @@ def _refuse_contradictions(options):
         raise InputError("--save-calibrated True: there is nothing to save without --calibrate N")
     if options.save_generator:
         checkpoints.check_prefix(options.save_generator, options.overwrite)
-    for name in ("calibrate", "color_contrast", "save_generator", "save_images") if options.results else ():
+    for name in ("calibrate", "normalization", "color_contrast", "save_generator", "save_images") if options.results else ():
         if getattr(options, name):
             raise InputError(
                 f"--{name.replace('_', '-')}: goes with a checkpoint, and --results {options.results} measures "

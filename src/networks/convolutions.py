@@ -24,7 +24,7 @@ from src.backend import keras, tf
 
 SMALL = 8  # pixels, the side of the larger map; above, the routines are faster
 WIDE = 128  # channels of the narrower map; below, the products are over before they have begun
-LARGE = 1 << 20  # values of an image's larger map, from which on the routine for the kernel's gradient leaves the cache
+LARGE = 1 << 20  # values of an image's larger map, from which on the routine for the kernel's gradient is slow
 
 
 def _by_taps(x, kernel, stride, transposed=False):

@@ -121,6 +121,8 @@ def test_a_datasets_images_of_another_shape_or_type_are_refused(image, monkeypat
     with pytest.raises(tf.errors.OpError):
         next(iter(training_batches(Numbered(10), 4, seed=3, unusable=unusable)))
     assert isinstance(unusable.failure, InputError) and "has to be uint8 (4, 4, 3)" in str(unusable.failure)
+    with pytest.raises(InputError, match="has to be uint8"):
+        next(test_batches(Numbered(10), 4))
 
 
 def test_testing_keeps_file_order_and_gray_images():

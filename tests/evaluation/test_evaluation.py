@@ -587,6 +587,7 @@ def test_refusals(cli, demo, tmp_path):
     [
         (["--results", "none"], "--results none: no such folder"),
         (["--results", ".", "--calibrate", "5"], "--calibrate: goes with a checkpoint"),
+        (["--results", ".", "--color-contrast", "2"], "--color-contrast: goes with a checkpoint"),
         (["--results", ".", "--save-images", "True"], "--save-images: goes with a checkpoint"),
         (["--output", "/proc/none"], "/proc/none: the report cannot be written there"),
     ],
