@@ -211,16 +211,17 @@ class Model:
         first, second = (
             tf.stack([self.seed + tf.cast(replica.replica_id_in_sync_group, tf.int64), 8 * self.step + draw]) for draw in (0, 4)
         )  # keys of dropout: a function of the step, so that a resumed run repeats them
-        of_generator, of_discriminator = [], []  # the batch statistics that the moving ones shall follow
+        passes = []  # of each: the batch statistics that the moving ones shall follow
 
-        def recording(statistics):
-            return lambda norm, x: networks.batch_statistics(norm, x, statistics)
+        def recording():
+            passes.append(seen := {})
+            return lambda norm, x: networks.batch_statistics(norm, x, seen)
 
         with tf.GradientTape() as tape:
-            fake = self.generator(gray, normalize=recording(of_generator), dropout_seed=first)
+            fake = self.generator(gray, normalize=recording(), dropout_seed=first)
             with tape.stop_recording(), tf.GradientTape() as discriminator_tape:
-                real_logits = self.discriminator(gray, target, normalize=recording(of_discriminator))
-                fake_logits = self.discriminator(gray, fake, normalize=recording(of_discriminator))
+                real_logits = self.discriminator(gray, target, normalize=recording())
+                fake_logits = self.discriminator(gray, fake, normalize=recording())
                 dis = _mean(losses.discriminator_loss(real_logits, fake_logits, self.label_smoothing))
                 dis_loss = self._scaled(dis["lossD"], "dis")
             with tape.stop_recording():
@@ -233,14 +234,15 @@ class Model:
         self._update(self.generator, tape, gen_loss)
 
         with tf.GradientTape() as tape:
-            fake = self.generator(gray, normalize=recording(of_generator), dropout_seed=second)
+            fake = self.generator(gray, normalize=recording(), dropout_seed=second)
             logits = self.discriminator(gray, fake, normalize=networks.batch_statistics)
             gen = _mean(losses.generator_loss(logits, target, fake, self.l1_weight))
             gen_loss = self._scaled(gen["lossG"], "gen")
         self._update(self.generator, tape, gen_loss)
 
-        for norm, mean, variance in of_generator + of_discriminator:
-            norm.follow(mean, variance)
+        for seen in passes:
+            for norm, (mean, variance) in seen.items():
+                norm.follow(mean, variance)
         accuracy = metrics.accuracy(self.to_lab(target), self.to_lab(fake), self.acc_thresh)
         return replica.all_reduce("MEAN", {**dis, **gen, "acc": tf.reduce_mean(accuracy)})
 

@@ -24,7 +24,8 @@ from src.backend import keras, tf
 
 SMALL = 8  # pixels, the side of the larger map; above, the routines are faster
 WIDE = 128  # channels of the narrower map; below, the products are over before they have begun
-LARGE = 1 << 17  # values of an image's larger map, from which on the routine for the kernel's gradient is slow
+LARGE = 1 << 17  # values of an image's larger map, from which on the kernel's gradient is faster by tiles
+TOGETHER = 8192  # small pixels whose tiles are multiplied together: enough for products, few enough for memory and its caches
 
 
 def _by_taps(x, kernel, stride, transposed=False):
@@ -70,61 +71,57 @@ def _kernel_gradient(large, small):
     """The kernel's gradient, (4, 4, C, C'), of a "same" convolution with stride 2 between (N, 4n, 4n, C) and (N, 2n, 2n, C').
     One of these maps is what it convolves, the other its result's gradient.
 
-    By Winograd's minimal filtering (Lavin, Gray 2016), in 9 products instead of 16. In one dimension a tile is three small pixels
-    x0 x1 x2, of which the next tile has x2 as its first, and four large ones in two pairs a b. Taps 2 and 3 want the sums
-    x0 a + x1 b, taps 0 and 1 x1 a + x2 b, and
+    By Winograd's minimal filtering (Lavin and Gray 2016): 9 products instead of 16. In one dimension a tile has three small
+    pixels, x0 x1 x2, of which x2 is the next tile's x0, and two pairs of large ones, a b. Taps 2 and 3 are to be the sums over
+    all tiles of x0 a + x1 b, taps 0 and 1 those of x1 a + x2 b, and these are
 
-        x0 a + x1 b = P + Q     with  P = (x0 - x1) a
-        x1 a + x2 b = Q - R           Q = x1 (a + b)
-                                      R = (x1 - x2) b
+        P + Q  and  Q - R,  with  P = (x0 - x1) a,  Q = x1 (a + b),  R = (x1 - x2) b.
     """
-    tiles, shape = small.shape[1] // 2 + 1, (4, 4, large.shape[3], small.shape[3])
-    group = -(-4096 // small.shape[1] ** 2)  # images at a time: enough for products, few enough for the processor's cache
+    tiles, channels, width = small.shape[1] // 2 + 1, large.shape[3], small.shape[3]
+    group = -(-TOGETHER // small.shape[1] ** 2)  # images
 
-    def quarters(x, padding, rows):
-        """The pixels that tiles have in their upper left, upper right, ... quarter, (pixels, columns * C), for each of the
-        `rows` of a quarter."""
+    def quarters(x, padding, size):
+        """Splits tiles into 2x2 quarters of `size` x `size` pixels. Returns for each row of a quarter's pixels the upper left,
+        the upper right and the two lower quarters', (N * tiles * tiles, size * C) each."""
         x = tf.pad(x, [(0, 0), padding, padding, (0, 0)])
-        x = tf.reshape(x, (-1, tiles, 2, rows, tiles, 2, rows * x.shape[3]))
-        return [[_flat(x[:, :, i, row, :, j]) for i in (0, 1) for j in (0, 1)] for row in range(rows)]
+        x = tf.reshape(x, (-1, tiles, 2, size, tiles, 2, size * x.shape[3]))
+        return [[_flat(x[:, :, i, row, :, j]) for i in (0, 1) for j in (0, 1)] for row in range(size)]
 
-    def nine(three, quarters):
-        """Factors of P, Q and R for rows, and of them for columns."""
-        left, right = (three(upper, lower, tiles) for upper, lower in (quarters[::2], quarters[1::2]))
-        return [factor for pair in zip(left, right) for factor in three(*pair, 1)]
+    def factors(of_small_or_large, quarters):
+        """Nine: of P, Q and R in rows, those in columns."""
+        left, right = (of_small_or_large(*column, tiles) for column in (quarters[::2], quarters[1::2]))
+        return [factor for pair in zip(left, right) for factor in of_small_or_large(*pair, 1)]
 
-    def of_small(x0, x1, away):  # x2 is the x0 `away` places on, since tiles' rows and columns begin with padding
-        return x0 - x1, x1, x1 - tf.pad(x0[away:], [(0, away), (0, 0)])
+    def of_small(x0, x1, next_tile):  # behind a row's last tile comes padding, with which each row begins
+        return x0 - x1, x1, x1 - tf.pad(x0[next_tile:], [(0, next_tile), (0, 0)])
 
     def of_large(a, b, _):
         return a, a + b, b
 
     def products(images):
-        """Of each of a quarter's two rows: nine of (2 * C, C')."""
-        [factors] = [nine(of_small, quarter) for quarter in quarters(small[images], (2, 0), 1)]
-        return [
-            [tf.cast(tf.matmul(a, x, transpose_a=True), tf.float32) for a, x in zip(nine(of_large, row), factors)]
-            for row in quarters(large[images], (3, 1), 2)
-        ]
+        """Nine of (2 * C, C') for each of the two rows of a quarter's large pixels."""
+        x = factors(of_small, *quarters(small[images], (2, 0), 1))
+        rows = [factors(of_large, row) for row in quarters(large[images], (3, 1), 2)]
+        return [[tf.cast(tf.matmul(a, b, transpose_a=True), tf.float32) for a, b in zip(row, x)] for row in rows]
 
-    def add(i, total):
-        return i + group, tf.nest.map_structure(tf.add, total, products(slice(i, i + group)))
+    def add(i, sums):
+        return i + group, tf.nest.map_structure(tf.add, sums, products(slice(i, i + group)))
 
     if small.shape[0] and small.shape[0] <= group:
-        total = products(slice(None))
-    else:  # one group after the other, for the memory
-        none = [[tf.zeros((2 * shape[2], shape[3]))] * 9] * 2
-        _, total = tf.while_loop(lambda i, _: i < tf.shape(small)[0], add, (0, none), parallel_iterations=1)
+        sums = products(slice(None))
+    else:
+        none = [[tf.zeros((2 * channels, width))] * 9] * 2
+        _, sums = tf.while_loop(lambda i, _: i < tf.shape(small)[0], add, (0, none), parallel_iterations=1)
 
     def taps(p, q, r):
         return q - r, p + q
 
-    def four(nine):
-        left, right = (taps(*column) for column in zip(*(taps(*nine[i : i + 3]) for i in (0, 3, 6))))
-        return zip(left, right)
+    def quarters_of_kernel(nine):
+        left, right = zip(*(taps(*nine[i : i + 3]) for i in (0, 3, 6)))
+        return zip(taps(*left), taps(*right))  # (upper left, upper right), (lower left, lower right)
 
-    rows = [quarter for both in zip(*(four(row) for row in total)) for row in both for quarter in row]
-    return tf.cast(tf.reshape(tf.stack(rows), shape), large.dtype)
+    rows = [row for half in zip(*map(quarters_of_kernel, sums)) for row in half]
+    return tf.cast(tf.reshape(tf.stack(rows), (4, 4, channels, width)), large.dtype)
 
 
 @tf.custom_gradient
@@ -138,20 +135,49 @@ def _halve(x, kernel):
 
 
 @tf.custom_gradient
-def _double(x, kernel):
-    """A transposed one."""
+def _double(kernel, *parts):
+    """A transposed one of the concatenation of `parts`, which is not kept for the gradient: it would be of the largest maps."""
 
     def gradient(dy):
-        return tf.nn.conv2d(dy, kernel, 2, "SAME"), _kernel_gradient(dy, x)
+        with tf.control_dependencies([dy]):
+            x = tf.concat(parts, -1)
+        dx = tf.nn.conv2d(dy, kernel, 2, "SAME")
+        return _kernel_gradient(dy, x), *tf.split(dx, [part.shape[-1] for part in parts], -1)
 
-    return keras.ops.conv_transpose(x, kernel, 2, "same"), gradient
+    return keras.ops.conv_transpose(tf.concat(parts, -1), kernel, 2, "same"), gradient
 
 
-def _suits_blocks(x, kernel, stride, larger_side):
-    """Whether the kernel's gradient is faster by products, and is what `_kernel_gradient` computes."""
+@tf.custom_gradient
+def _product(x, kernel):
+    """x (n, C) times kernel (C, C'). The kernel's gradient goes first, since x's memory is free after it."""
+
+    def gradient(dy):
+        of_kernel = tf.matmul(x, dy, transpose_a=True)
+        with tf.control_dependencies([of_kernel]):
+            return tf.matmul(dy, kernel, transpose_b=True), of_kernel
+
+    return tf.matmul(x, kernel), gradient
+
+
+@tf.custom_gradient
+def _with_product(x, kernel):
+    """Returns x (N, H, W, C), and its product with kernel (C, C'), (N * H * W, C'). x's gradient by the product, as large as x,
+    waits for the one by x, so that it need not be kept meanwhile."""
+
+    def gradient(dx, dy):
+        of_kernel = tf.matmul(_flat(x), dy, transpose_a=True)
+        with tf.control_dependencies([dx]):
+            return dx + tf.reshape(tf.matmul(dy, kernel, transpose_b=True), tf.shape(dx)), of_kernel
+
+    return (tf.identity(x), tf.matmul(_flat(x), kernel)), gradient
+
+
+def _suits_tiles(x, kernel, stride, larger_side):
+    """Whether the kernel's gradient is what `_kernel_gradient` computes, and faster there."""
     return (
         x.shape[1] == x.shape[2]
         and larger_side
+        and larger_side > SMALL
         and larger_side % 4 == 0
         and (kernel.shape[0], stride) == (4, 2)
         and larger_side**2 * kernel.shape[2] >= LARGE
@@ -182,17 +208,23 @@ class Convolution(keras.layers.Conv2D):
         kernel, bias, stride = tf.convert_to_tensor(self.kernel), tf.convert_to_tensor(self.bias), self.strides[0]
         if not self.deterministic and _suits_products(x, kernel, stride, x.shape[1]):
             return _add_bias(_by_taps(x, kernel, stride), bias)
-        if _suits_blocks(x, kernel, stride, x.shape[1]):
+        if _suits_tiles(x, kernel, stride, x.shape[1]):
             return _add_bias(_halve(x, kernel), bias)
         return _add_bias(tf.nn.conv2d(x, kernel, stride, "SAME"), bias)
 
-    def of_parts(self, parts):
-        """Of the concatenation of `parts` (N, H, W, C), without concatenating them, since that map would be the largest of
-        the network. For kernels of one pixel. In float32, because the bias's gradient is the sum over the result's."""
-        kernels = tf.split(tf.cast(self.kernel, self.compute_dtype)[0, 0], [part.shape[-1] for part in parts])
-        y = tf.add_n([tf.matmul(_flat(part), kernel) for part, kernel in zip(parts, kernels)])
-        y = tf.reshape(y, tf.concat([tf.shape(parts[0])[:-1], y.shape[1:]], 0))
+    def begin(self, x):
+        """The part of x (N, H, W, C) in this convolution, with a kernel of one pixel, of x and another map concatenated; that
+        would be the network's largest map. Returns x, for all that x is used for besides, and what `finish` takes."""
+        return _with_product(x, self._matrix()[: x.shape[-1]])
+
+    def finish(self, begun, x):
+        """The other map's part -> (N, H, W, C') float32, because the bias's gradient is the sum over the result's."""
+        y = begun + _product(_flat(x), self._matrix()[-x.shape[-1] :])
+        y = tf.reshape(y, tf.concat([tf.shape(x)[:-1], y.shape[1:]], 0))
         return tf.cast(y, tf.float32) + tf.cast(self.bias, tf.float32)
+
+    def _matrix(self):
+        return tf.cast(self.kernel, self.compute_dtype)[0, 0]
 
 
 class TransposedConvolution(keras.layers.Conv2DTranspose):
@@ -206,6 +238,12 @@ class TransposedConvolution(keras.layers.Conv2DTranspose):
         kernel, bias, stride = tf.convert_to_tensor(self.kernel), tf.convert_to_tensor(self.bias), self.strides[0]
         if not self.deterministic and _suits_products(x, kernel, stride, x.shape[1] and x.shape[1] * stride):
             return _add_bias(_by_taps(x, kernel, stride, transposed=True), bias)
-        if _suits_blocks(x, kernel, stride, x.shape[1] and x.shape[1] * stride):
-            return _add_bias(_double(x, kernel), bias)
         return _add_bias(keras.ops.conv_transpose(x, kernel, stride, "same"), bias)
+
+    def of_parts(self, parts):
+        """Of the concatenation of `parts`, (N, h, w, C) each."""
+        larger_side = parts[0].shape[1] and parts[0].shape[1] * self.strides[0]
+        if not self.matrix_products or not _suits_tiles(parts[0], self.kernel, self.strides[0], larger_side):
+            return self(tf.concat(parts, -1))
+        kernel, bias = (tf.cast(variable, self.compute_dtype) for variable in (self.kernel, self.bias))
+        return _add_bias(_double(kernel, *parts), bias)

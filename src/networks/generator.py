@@ -29,17 +29,29 @@ class Generator(Network):
 
     def call(self, gray, normalize=moving_statistics, dropout_seed=None):
         """gray (N, H, W, 1) in the gray range -> (N, H, W, 3) float32 in -1..1; no dropout without a seed, int64 (2,)."""
-        x, skips = gray, []
-        for convolve, norm in self.encoder:
-            x = leaky_relu(normalize(norm, convolve(x)))  # (N, H/s, W/s, C)
+
+        def encode(x, unit):
+            convolve, norm = unit
+            return leaky_relu(normalize(norm, convolve(x)))  # (N, H/s, W/s, C)
+
+        first, *others = self.encoder
+        if self.matrix_products and dropout_seed is not None:
+            # A CPU computes it again for its gradient: it is cheap with one channel, and its maps are of the largest.
+            x = tf.recompute_grad(lambda gray: encode(gray, first))(gray)
+        else:
+            x = encode(gray, first)
+        x, begun = self.last.begin(x)
+        skips = [x]
+        for unit in others:
+            x = encode(x, unit)
             skips.append(x)
         parts = [x]
         for i, ((convolve, norm), skip) in enumerate(zip(self.decoder, skips[-2::-1], strict=True)):
-            x = tf.nn.relu(normalize(norm, convolve(tf.concat(parts, -1))))  # (N, 2h, 2w, C)
+            x = tf.nn.relu(normalize(norm, convolve.of_parts(parts)))  # (N, 2h, 2w, C)
             if dropout_seed is not None and i < self.dropouts:
                 x = dropout(x, dropout_seed + tf.constant([0, i], tf.int64))
             parts = [skip, x]
-        return tf.tanh(self.last.of_parts(parts))
+        return tf.tanh(self.last.finish(begun, x))
 
 
 def dropout(x, seed):

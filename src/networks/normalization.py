@@ -25,10 +25,11 @@ class BatchNorm(keras.layers.Layer):
 
 
 def batch_statistics(norm, x, seen=None):
-    """Normalizes x (N, h, w, C) by its own mean and variance, and appends (norm, mean, variance) to the list `seen`."""
+    """Normalizes x (N, h, w, C) by its own mean and variance, and notes them in the dict `seen` by the layer."""
     y, mean, variance = tf.compat.v1.nn.fused_batch_norm(x, norm.gamma.value, norm.beta.value, epsilon=EPSILON)
     if seen is not None:
-        seen.append((norm, mean, variance))  # the variance is unbiased here, as TensorFlow 1's layer accumulates it
+        # The variance is unbiased here, as TensorFlow 1's layer accumulates it. What is computed again for gradients is known.
+        seen.setdefault(norm, (mean, variance))
     return y
 
 

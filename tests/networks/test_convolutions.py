@@ -1,5 +1,7 @@
 """Convolutions by matrix products, against Keras' own."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -10,42 +12,56 @@ from src.networks import NetworkConfig, convolutions
 from src.networks.convolutions import Convolution, TransposedConvolution
 
 
-@pytest.mark.parametrize("kernel_size", [2, 3, 4, 7])
+@pytest.mark.parametrize("kernel_size, together", [(2, 8192), (3, 8192), (4, 8192), (4, 128), (4, 64), (7, 8192)])
 @pytest.mark.parametrize(
     "ours, keras_own, side, stride",
     [
         (Convolution, keras.layers.Conv2D, 16, 2),
+        (Convolution, keras.layers.Conv2D, 18, 2),
         (Convolution, keras.layers.Conv2D, 8, 2),
         (Convolution, keras.layers.Conv2D, 6, 3),
         (Convolution, keras.layers.Conv2D, 5, 2),
         (Convolution, keras.layers.Conv2D, 4, 1),
         (Convolution, keras.layers.Conv2D, 2, 2),
         (TransposedConvolution, keras.layers.Conv2DTranspose, 8, 2),
+        (TransposedConvolution, keras.layers.Conv2DTranspose, 7, 2),
         (TransposedConvolution, keras.layers.Conv2DTranspose, 4, 2),
         (TransposedConvolution, keras.layers.Conv2DTranspose, 1, 2),
     ],
 )
-def test_convolutions_matrix_products_are_keras_own(ours, keras_own, side, stride, kernel_size, monkeypatch):
-    """Forward and in every gradient; on a map of unknown size as well. Sides of 16 are above SMALL, and here they are LARGE."""
+def test_convolutions_matrix_products_are_keras_own(ours, keras_own, side, stride, kernel_size, together, monkeypatch):
+    """Forward and in every gradient; on a map of unknown size as well, and of unknown number. Sides above SMALL are LARGE here,
+    and their tiles those of three images, of two and one, or of one after the other."""
     monkeypatch.setattr(convolutions, "WIDE", 5)
     monkeypatch.setattr(convolutions, "LARGE", 16 * 16 * 5)
+    monkeypatch.setattr(convolutions, "TOGETHER", together)
     x = tf.constant(np.random.default_rng(0).normal(size=(3, side, side, 5)), tf.float32)
-    layers, found = [make(6, kernel_size, stride, "same") for make in (ours, keras_own)], []
+    layers = [make(6, kernel_size, stride, "same") for make in (ours, keras_own)]
     layers[0].matrix_products = True
     layers[0].build(x.shape)
     layers[1].build(x.shape)
     layers[1].set_weights([weight + 0.1 for weight in layers[0].get_weights()])  # a bias as well
     layers[0].set_weights(layers[1].get_weights())
-    for layer in layers:
+
+    def whole(layer, x):
+        return layer.of_parts(tf.split(x, [2, 3], -1)) if hasattr(layer, "of_parts") else layer(x)
+
+    def forward_and_gradients(layer, x):
         with tf.GradientTape() as tape:
             tape.watch(x)
-            y = layer(x)
+            y = whole(layer, x)
             loss = tf.reduce_sum(y**2)
-        found.append([y, *tape.gradient(loss, [x, layer.kernel.value, layer.bias.value])])
-    for value, expected in zip(*found):  # each a sum of thousands, added up in another order
-        np.testing.assert_allclose(value, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
-    unknown = tf.function(layers[0], input_signature=[tf.TensorSpec((None, None, None, 5))])
-    np.testing.assert_allclose(unknown(x), found[1][0], rtol=1e-4, atol=1e-5 * np.abs(found[1][0]).max())
+        return [y, *tape.gradient(loss, [x, layer.kernel.value, layer.bias.value])]
+
+    def of_unknown(function, *shape):
+        return tf.function(functools.partial(function, layers[0]), input_signature=[tf.TensorSpec((*shape, 5))])(x)
+
+    expected = forward_and_gradients(layers[1], x)
+    found = [forward_and_gradients(layers[0], x), of_unknown(forward_and_gradients, None, side, side)]
+    found.append([of_unknown(whole, None, None, None)])
+    for values in found:  # each a sum of thousands, added up in another order
+        for value, one in zip(values, expected):
+            np.testing.assert_allclose(value, one, rtol=1e-4, atol=1e-5 * np.abs(one).max())
 
 
 @pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16", "mixed_float16"])
@@ -78,13 +94,29 @@ def test_the_last_bias_has_a_whole_sum_as_gradient(precision):
     layer.build((None, None, None, 2))
     part = tf.zeros((128, 32, 32, 1), layer.compute_dtype)
     with tf.GradientTape() as tape:
-        loss = tf.reduce_mean(tf.cast(layer.of_parts([part, part]), tf.float32))
+        part, begun = layer.begin(part)
+        loss = tf.reduce_mean(tf.cast(layer.finish(begun, part), tf.float32))
     np.testing.assert_allclose(tape.gradient(loss, layer.bias.value), np.full(3, 1 / 3), rtol=1e-2)
 
 
 def test_the_last_convolution_is_of_concatenated_parts():
+    """Forward and in every gradient, that of what the first part is used for besides included."""
     layer = Convolution(3, 1)
     parts = [tf.constant(np.random.default_rng(i).normal(size=(2, 4, 4, 5 + i)), tf.float32) for i in range(2)]
     layer.build((None, None, None, 11))
     layer.bias.assign([1, 2, 3])
-    np.testing.assert_allclose(layer.of_parts(parts), layer(tf.concat(parts, -1)), rtol=1e-4, atol=1e-5)
+
+    def forward_and_gradients(function):
+        with tf.GradientTape() as tape:
+            tape.watch(parts)
+            first, y = function(*parts)
+            loss = tf.reduce_sum(y**2) + tf.reduce_sum(first**3)
+        return [y, *tape.gradient(loss, [*parts, layer.kernel.value, layer.bias.value])]
+
+    def by_parts(a, b):
+        a, begun = layer.begin(a)
+        return a, layer.finish(begun, b)
+
+    concatenated = forward_and_gradients(lambda a, b: (a, layer(tf.concat([a, b], -1))))
+    for value, expected in zip(forward_and_gradients(by_parts), concatenated):
+        np.testing.assert_allclose(value, expected, rtol=1e-4, atol=1e-4)
