@@ -167,6 +167,24 @@ def test_the_loop_compiles_once_and_learns():
     assert model.step == 63 and model.optimizers["gen"].iterations == 126
 
 
+def test_moving_statistics_follow_each_pass_once(uncompiled, monkeypatch):
+    """Those of both networks: the discriminator's of the truth and the fake in its own update."""
+    monkeypatch.setattr(networks.generator, "DROPOUT", 0.0)
+    model, means = tiny(lr=0), {}
+    gray, target = model.inputs(tf.constant(IMAGES))
+
+    def noting(norm, x):
+        means.setdefault(norm, []).append(tf.reduce_mean(x, (0, 1, 2)))
+        return networks.batch_statistics(norm, x)
+
+    fakes = [model.generator(gray, normalize=noting) for _ in range(2)]
+    for colors in (target, fakes[0]):
+        model.discriminator(gray, colors, normalize=noting)
+    model.iteration(gray, target)
+    for norm, (first, second) in means.items():
+        np.testing.assert_allclose(norm.moving_mean.value, 0.01 * (0.99 * first + second), rtol=1e-3, atol=1e-6)
+
+
 def three_iterations(**options):
     """A model that has been trained, and its losses."""
     images = np.random.default_rng(0).integers(0, 256, (16, 32, 32, 3), np.uint8)

@@ -35,29 +35,30 @@ def test_convolutions_matrix_products_are_keras_own(ours, keras_own, side, strid
     monkeypatch.setattr(convolutions, "WIDE", 5)
     monkeypatch.setattr(convolutions, "LARGE", 16 * 16 * 5)
     monkeypatch.setattr(convolutions, "TOGETHER", together)
-    x = tf.constant(np.random.default_rng(0).normal(size=(3, side, side, 5)), tf.float32)
+    parts = [tf.constant(np.random.default_rng(c).normal(size=(3, side, side, c)), tf.float32) for c in (2, 3)]
     layers = [make(6, kernel_size, stride, "same") for make in (ours, keras_own)]
     layers[0].matrix_products = True
-    layers[0].build(x.shape)
-    layers[1].build(x.shape)
+    for layer in layers:
+        layer.build((None, None, None, 5))
     layers[1].set_weights([weight + 0.1 for weight in layers[0].get_weights()])  # a bias as well
     layers[0].set_weights(layers[1].get_weights())
 
-    def whole(layer, x):
-        return layer.of_parts(tf.split(x, [2, 3], -1)) if hasattr(layer, "of_parts") else layer(x)
+    def whole(layer, *parts):
+        return layer.of_parts(parts) if hasattr(layer, "of_parts") else layer(tf.concat(parts, -1))
 
-    def forward_and_gradients(layer, x):
+    def forward_and_gradients(layer, *parts):
         with tf.GradientTape() as tape:
-            tape.watch(x)
-            y = whole(layer, x)
+            tape.watch(parts)
+            y = whole(layer, *parts)
             loss = tf.reduce_sum(y**2)
-        return [y, *tape.gradient(loss, [x, layer.kernel.value, layer.bias.value])]
+        return [y, *tape.gradient(loss, [*parts, layer.kernel.value, layer.bias.value])]
 
     def of_unknown(function, *shape):
-        return tf.function(functools.partial(function, layers[0]), input_signature=[tf.TensorSpec((*shape, 5))])(x)
+        signature = [tf.TensorSpec((*shape, c)) for c in (2, 3)]
+        return tf.function(functools.partial(function, layers[0]), input_signature=signature)(*parts)
 
-    expected = forward_and_gradients(layers[1], x)
-    found = [forward_and_gradients(layers[0], x), of_unknown(forward_and_gradients, None, side, side)]
+    expected = forward_and_gradients(layers[1], *parts)
+    found = [forward_and_gradients(layers[0], *parts), of_unknown(forward_and_gradients, None, side, side)]
     found.append([of_unknown(whole, None, None, None)])
     for values in found:  # each a sum of thousands, added up in another order
         for value, one in zip(values, expected):
