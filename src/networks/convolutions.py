@@ -92,15 +92,15 @@ def _kernel_gradient(large, small):
         left, right = (of_small_or_large(*column, tiles) for column in (quarters[::2], quarters[1::2]))
         return [factor for pair in zip(left, right) for factor in of_small_or_large(*pair, 1)]
 
-    def of_small(x0, x1, next_tile):  # behind a row's last tile comes padding, with which each row begins
-        return x0 - x1, x1, x1 - tf.pad(x0[next_tile:], [(0, next_tile), (0, 0)])
+    def of_small(x1, x2, next_tile):  # x0 is the x2 of the tile before. That of the first ones is padding, as their x1: P = 0.
+        return x2[:-next_tile] - x1[next_tile:], x1, x1 - x2
 
-    def of_large(a, b, _):
-        return a, a + b, b
+    def of_large(a, b, next_tile):
+        return a[next_tile:], a + b, b
 
     def products(images):
         """Nine of (2 * C, C') for each of the two rows of a quarter's large pixels."""
-        x = factors(of_small, *quarters(small[images], (2, 0), 1))
+        x = factors(of_small, *quarters(small[images], (1, 1), 1))
         rows = [factors(of_large, row) for row in quarters(large[images], (3, 1), 2)]
         return [[tf.cast(tf.matmul(a, b, transpose_a=True), tf.float32) for a, b in zip(row, x)] for row in rows]
 
