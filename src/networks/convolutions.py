@@ -76,6 +76,8 @@ def _kernel_gradient(large, small):
     all tiles of x0 a + x1 b, taps 0 and 1 those of x1 a + x2 b, and these are
 
         P + Q  and  Q - R,  with  P = (x0 - x1) a,  Q = x1 (a + b),  R = (x1 - x2) b.
+
+    In bfloat16 the differences and sums are rounded: its error, 0.7% of the gradient, is two to four times the library's.
     """
     tiles, channels, width = small.shape[1] // 2 + 1, large.shape[3], small.shape[3]
     group = -(-TOGETHER // small.shape[1] ** 2)  # images
@@ -92,7 +94,8 @@ def _kernel_gradient(large, small):
         left, right = (of_small_or_large(*column, tiles) for column in (quarters[::2], quarters[1::2]))
         return [factor for pair in zip(left, right) for factor in of_small_or_large(*pair, 1)]
 
-    def of_small(x1, x2, next_tile):  # x0 is the x2 of the tile before. That of the first ones is padding, as their x1: P = 0.
+    def of_small(x1, x2, next_tile):
+        # x0 is the x2 of the tile before. Before a row's or an image's first tile that is padding, as its own x1: P = 0 there.
         return x2[:-next_tile] - x1[next_tile:], x1, x1 - x2
 
     def of_large(a, b, next_tile):
@@ -141,8 +144,8 @@ def _double(kernel, *parts):
     def gradient(dy):
         with tf.control_dependencies([dy]):
             x = tf.concat(parts, -1)
-        dx = tf.nn.conv2d(dy, kernel, 2, "SAME")
-        return _kernel_gradient(dy, x), *tf.split(dx, [part.shape[-1] for part in parts], -1)
+        kernels = tf.split(kernel, [part.shape[-1] for part in parts], -1)
+        return _kernel_gradient(dy, x), *(tf.nn.conv2d(dy, of_part, 2, "SAME") for of_part in kernels)
 
     return keras.ops.conv_transpose(tf.concat(parts, -1), kernel, 2, "same"), gradient
 
