@@ -67,6 +67,37 @@ def _flat(x):
     return tf.reshape(x, (-1, x.shape[-1]))
 
 
+def _tile_products(large, small):
+    """The products of which `_kernel_gradient` is made, (2 * C, C') float32 each: for each of the two rows of pixels in a
+    quarter of a large map's tile a list of nine, P P, P Q, P R, Q P, ..., the letter for rows first."""
+    tiles = small.shape[1] // 2 + 1
+
+    def quarters(x, padding, size):
+        """Splits tiles into 2x2 quarters of `size` x `size` pixels. Returns for each row of a quarter's pixels the upper left,
+        the upper right and the two lower quarters', (N * tiles * tiles, size * C) each."""
+        x = tf.pad(x, [(0, 0), padding, padding, (0, 0)])
+        x = tf.reshape(x, (-1, tiles, 2, size, tiles, 2, size * x.shape[3]))
+        return [[_flat(x[:, :, i, row, :, j]) for i in (0, 1) for j in (0, 1)] for row in range(size)]
+
+    def of_small(x1, x2, next_tile):
+        # x0 is the x2 of the tile before. Before a row's or an image's first tile that is padding, as its own x1: P = 0 there.
+        return x2[:-next_tile] - x1[next_tile:], x1, x1 - x2
+
+    def of_large(a, b, next_tile):
+        return a[next_tile:], a + b, b
+
+    def factors(three, four):
+        """From four quarters the nine factors: `three` along columns, then along rows."""
+        left, right = (three(*column, tiles) for column in (four[::2], four[1::2]))
+        return [factor for pair in zip(left, right) for factor in three(*pair, 1)]
+
+    of_pixels = factors(of_small, *quarters(small, (1, 1), 1))
+    return [
+        [tf.cast(tf.matmul(y, x, transpose_a=True), tf.float32) for y, x in zip(factors(of_large, four), of_pixels)]
+        for four in quarters(large, (3, 1), 2)
+    ]
+
+
 def _kernel_gradient(large, small):
     """The kernel's gradient, (4, 4, C, C'), of a "same" convolution with stride 2 between (N, 4n, 4n, C) and (N, 2n, 2n, C').
     One of these maps is what it convolves, the other its result's gradient.
@@ -77,42 +108,18 @@ def _kernel_gradient(large, small):
 
         P + Q  and  Q - R,  with  P = (x0 - x1) a,  Q = x1 (a + b),  R = (x1 - x2) b.
 
-    In bfloat16 the differences and sums are rounded: its error, 0.7% of the gradient, is two to four times the library's.
+    In bfloat16, which rounds the differences and sums, the gradient's error is 0.7%, two to four times the library's.
     """
-    tiles, channels, width = small.shape[1] // 2 + 1, large.shape[3], small.shape[3]
+    channels, width = large.shape[3], small.shape[3]
     group = -(-TOGETHER // small.shape[1] ** 2)  # images
 
-    def quarters(x, padding, size):
-        """Splits tiles into 2x2 quarters of `size` x `size` pixels. Returns for each row of a quarter's pixels the upper left,
-        the upper right and the two lower quarters', (N * tiles * tiles, size * C) each."""
-        x = tf.pad(x, [(0, 0), padding, padding, (0, 0)])
-        x = tf.reshape(x, (-1, tiles, 2, size, tiles, 2, size * x.shape[3]))
-        return [[_flat(x[:, :, i, row, :, j]) for i in (0, 1) for j in (0, 1)] for row in range(size)]
-
-    def factors(of_small_or_large, quarters):
-        """Nine: of P, Q and R in rows, those in columns."""
-        left, right = (of_small_or_large(*column, tiles) for column in (quarters[::2], quarters[1::2]))
-        return [factor for pair in zip(left, right) for factor in of_small_or_large(*pair, 1)]
-
-    def of_small(x1, x2, next_tile):
-        # x0 is the x2 of the tile before. Before a row's or an image's first tile that is padding, as its own x1: P = 0 there.
-        return x2[:-next_tile] - x1[next_tile:], x1, x1 - x2
-
-    def of_large(a, b, next_tile):
-        return a[next_tile:], a + b, b
-
-    def products(images):
-        """Nine of (2 * C, C') for each of the two rows of a quarter's large pixels."""
-        x = factors(of_small, *quarters(small[images], (1, 1), 1))
-        rows = [factors(of_large, row) for row in quarters(large[images], (3, 1), 2)]
-        return [[tf.cast(tf.matmul(a, b, transpose_a=True), tf.float32) for a, b in zip(row, x)] for row in rows]
-
     def add(i, sums):
-        return i + group, tf.nest.map_structure(tf.add, sums, products(slice(i, i + group)))
+        products = _tile_products(large[i : i + group], small[i : i + group])
+        return i + group, tf.nest.map_structure(tf.add, sums, products)
 
     if small.shape[0] and small.shape[0] <= group:
-        sums = products(slice(None))
-    else:
+        sums = _tile_products(large, small)
+    else:  # one group after the other, for the memory
         none = [[tf.zeros((2 * channels, width))] * 9] * 2
         _, sums = tf.while_loop(lambda i, _: i < tf.shape(small)[0], add, (0, none), parallel_iterations=1)
 
@@ -139,7 +146,8 @@ def _halve(x, kernel):
 
 @tf.custom_gradient
 def _double(kernel, *parts):
-    """A transposed one of the concatenation of `parts`, which is not kept for the gradient: it would be of the largest maps."""
+    """A transposed one of the concatenation of `parts`. The concatenation is one of the largest maps, and made again for the
+    gradient instead of kept."""
 
     def gradient(dy):
         with tf.control_dependencies([dy]):
@@ -152,7 +160,7 @@ def _double(kernel, *parts):
 
 @tf.custom_gradient
 def _product(x, kernel):
-    """x (n, C) times kernel (C, C'). The kernel's gradient goes first, since x's memory is free after it."""
+    """x (n, C) times kernel (C, C'). The kernel's gradient is computed first: it is the last that needs x."""
 
     def gradient(dy):
         of_kernel = tf.matmul(x, dy, transpose_a=True)
@@ -164,8 +172,8 @@ def _product(x, kernel):
 
 @tf.custom_gradient
 def _with_product(x, kernel):
-    """Returns x (N, H, W, C), and its product with kernel (C, C'), (N * H * W, C'). x's gradient by the product, as large as x,
-    waits for the one by x, so that it need not be kept meanwhile."""
+    """Returns x (N, H, W, C) and its product with kernel (C, C'), (N * H * W, C'). The product's gradient for x is as large as
+    x. So it is computed only when the other gradient for x is there, and need not be kept until then."""
 
     def gradient(dx, dy):
         of_kernel = tf.matmul(_flat(x), dy, transpose_a=True)
@@ -180,7 +188,7 @@ def _suits_tiles(x, kernel, stride, larger_side):
     return (
         x.shape[1] == x.shape[2]
         and larger_side
-        and larger_side > SMALL
+        and larger_side > SMALL  # `_by_taps` is for these
         and larger_side % 4 == 0
         and (kernel.shape[0], stride) == (4, 2)
         and larger_side**2 * kernel.shape[2] >= LARGE
@@ -216,12 +224,13 @@ class Convolution(keras.layers.Conv2D):
         return _add_bias(tf.nn.conv2d(x, kernel, stride, "SAME"), bias)
 
     def begin(self, x):
-        """The part of x (N, H, W, C) in this convolution, with a kernel of one pixel, of x and another map concatenated; that
-        would be the network's largest map. Returns x, for all that x is used for besides, and what `finish` takes."""
+        """Begins a convolution of two concatenated maps, x (N, H, W, C) first, with a kernel of one pixel. The concatenation
+        would be the network's largest map, and is never made. Returns x, which other layers must use from here on, and what
+        `finish` takes."""
         return _with_product(x, self._matrix()[: x.shape[-1]])
 
     def finish(self, begun, x):
-        """The other map's part -> (N, H, W, C') float32, because the bias's gradient is the sum over the result's."""
+        """Adds the second map, x -> (N, H, W, C'). In float32, because the bias's gradient is the sum over the result's."""
         y = begun + _product(_flat(x), self._matrix()[-x.shape[-1] :])
         y = tf.reshape(y, tf.concat([tf.shape(x)[:-1], y.shape[1:]], 0))
         return tf.cast(y, tf.float32) + tf.cast(self.bias, tf.float32)

@@ -36,7 +36,7 @@ class Generator(Network):
 
         first, *others = self.encoder
         if self.matrix_products and dropout_seed is not None:
-            # A CPU computes it again for its gradient: it is cheap with one channel, and its maps are of the largest.
+            # On a CPU its maps are computed again for its gradient, not kept: they are large, and cheap from one channel.
             x = tf.recompute_grad(lambda gray: encode(gray, first))(gray)
         else:
             x = encode(gray, first)

@@ -25,10 +25,11 @@ class BatchNorm(keras.layers.Layer):
 
 
 def batch_statistics(norm, x, seen=None):
-    """Normalizes x (N, h, w, C) by its own mean and variance, and notes them in the dict `seen` by the layer."""
+    """Normalizes x (N, h, w, C) by its own mean and variance, and puts them into the dict `seen`: norm -> (mean, variance)."""
     y, mean, variance = tf.compat.v1.nn.fused_batch_norm(x, norm.gamma.value, norm.beta.value, epsilon=EPSILON)
     if seen is not None:
-        # The variance is unbiased here, as TensorFlow 1's layer accumulates it. What is computed again for gradients is known.
+        # The variance is unbiased here, as TensorFlow 1's layer accumulates it. A layer that is computed again for its gradient
+        # is in the dict already.
         seen.setdefault(norm, (mean, variance))
     return y
 
